@@ -1,0 +1,31 @@
+# make demo    set up, then run the main job: a study goes in, a segmentation and a report come back
+# make test    set up, then check the code and run the tests
+# make test-all    the slow tests too
+
+.PHONY: demo test test-slow test-all setup-demo setup-test lint
+.DEFAULT_GOAL := demo
+
+demo: setup-demo
+	@.venv/bin/coread demo
+
+test: setup-test lint
+	@echo "[test 2/2] tests"
+	@.venv/bin/python -m pytest -m "not slow"
+
+test-slow: setup-test
+	@.venv/bin/python -m pytest -m slow
+
+test-all: test test-slow
+
+setup-demo:
+	@scripts/setup demo
+
+setup-test:
+	@scripts/setup test
+
+lint:
+	@echo "[test 1/2] style, types, direction of imports"
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --quiet --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports >.venv/imports.txt || { cat .venv/imports.txt; exit 1; }
