@@ -1,0 +1,40 @@
+"""Who and what made a result, and the UIDs that follow from it."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydicom.uid import UID
+
+from coread import MANUFACTURER
+
+_NAMESPACE = uuid.UUID("6e1c4b2e-6a53-5f0e-9c1b-64f1a3d0c7aa")
+"""Ours alone: two different parts never give the same UID as anybody else's."""
+
+
+def derived_uid(*parts: str) -> UID:
+    """A UID that follows from the parts: 2.25 and a name-based UUID (PS3.5 B.2, RFC 9562 version 5)."""
+    return UID(f"2.25.{uuid.uuid5(_NAMESPACE, chr(10).join(parts)).int}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultIdentity:
+    """The job and the model that a result comes from. All UIDs of the result derive from ``job_id``."""
+
+    job_id: str
+    model: str
+    title: str
+    version: str
+    digest: str
+    limits: str
+    created_at: datetime
+    manufacturer: str = MANUFACTURER
+
+    def uid(self, *parts: str) -> UID:
+        """The UID of a part of this job's result."""
+        return derived_uid(self.job_id, *parts)
+
+    @property
+    def device_uid(self) -> UID:
+        """The UID of the observing device: the model as it was installed."""
+        return derived_uid("device", self.model, self.version, self.digest)
