@@ -1,0 +1,151 @@
+"""Does one job: claim it, read the study, store the results, write down how it ended.
+
+Everything here may happen twice, or stop anywhere: only one worker holds a job at a time, the results of a job always
+have the same UIDs, and what is not finished is taken up again when the lease runs out.
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from coread.archive import Archive
+from coread.errors import CoreadError, InputError, TransientError
+from coread.job import Job, JobState
+from coread.ledger import Ledger
+from coread.logs import logger
+from coread.models.runner import BundleRunner
+from coread.settings import WorkerSettings
+from coread.workers.pipeline import Reading, Stopwatch, read_study
+from coread.workers.study import study_in_archive
+
+HEARTBEATS_PER_LEASE = 4
+
+
+def utc_now() -> datetime:
+    """The clock that workers use."""
+    return datetime.now(UTC)
+
+
+class Lease:
+    """Keeps a job's lease alive, from a thread of its own, while the block runs."""
+
+    def __init__(self, ledger: Ledger, job_id: str, *, worker: str, length: timedelta) -> None:
+        self._ledger, self._job_id, self._worker, self._length = ledger, job_id, worker, length
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="coread-lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._length.total_seconds() / HEARTBEATS_PER_LEASE):
+            try:
+                self._ledger.renew(self._job_id, worker=self._worker, at=utc_now(), lease=self._length)
+            except Exception:  # noqa: BLE001  # the next beat makes up for it; without the thread the job is given away
+                logger().exception("lease not renewed")
+
+
+class JobRunner:
+    """A worker's means of doing jobs: the models it keeps warm, the archive, the ledger."""
+
+    def __init__(
+        self,
+        *,
+        archive: Archive,
+        ledger: Ledger,
+        models: Callable[[str], BundleRunner],
+        settings: WorkerSettings,
+        worker: str,
+    ) -> None:
+        self._archive = archive
+        self._ledger = ledger
+        self._models = models
+        self._settings = settings
+        self._worker = worker
+
+    def run(self, job_id: str) -> JobState | None:
+        """Do the job. Returns how it stands now; None if it was not to be had."""
+        lease = timedelta(seconds=self._settings.lease_s)
+        job = self._ledger.claim(job_id, worker=self._worker, at=utc_now(), lease=lease)
+        if job is None:
+            logger().info("job is not to be had", job_id=job_id)
+            return None
+        with (
+            structlog.contextvars.bound_contextvars(job_id=job_id, study_instance_uid=job.study_instance_uid),
+            Lease(self._ledger, job_id, worker=self._worker, length=lease),
+        ):
+            return self._run(job)
+
+    def _run(self, job: Job) -> JobState:
+        try:
+            reading = self._read(job)
+            return self._store(job, reading)
+        except InputError as error:
+            return self._end(job, JobState.REFUSED, str(error))
+        except TransientError as error:
+            return self._try_again(job, str(error))
+        except CoreadError as error:
+            logger().exception("job failed")
+            return self._end(job, JobState.FAILED, str(error))
+        except Exception as error:  # noqa: BLE001  # here a job ends: whatever it was, the worker goes on with the next
+            logger().exception("job broke")
+            return self._try_again(job, f"unexpected {type(error).__name__}; the worker's log says where")
+
+    def _read(self, job: Job) -> Reading:
+        study = study_in_archive(self._archive, job.orthanc_id)
+        return read_study(study, self._models(job.model), created_at=job.created_at)
+
+    def _store(self, job: Job, reading: Reading) -> JobState:
+        if reading.summary["job_id"] != job.job_id:
+            return self._end(job, JobState.REFUSED, "the study changed while it was read; a newer job reads it again")
+        if not self._ledger.start_storing(job.job_id, worker=self._worker, result=reading.summary, at=utc_now()):
+            logger().info("job was withdrawn while it ran; nothing stored")
+            return JobState.SUPERSEDED
+        watch = Stopwatch(reading.summary["seconds"])
+        with watch.stage("store"):
+            for result in reading.objects:
+                self._archive.store(result.file())
+            self._delete_superseded(job)
+        return self._end(job, JobState.DONE, "", reading)
+
+    def _delete_superseded(self, job: Job) -> None:
+        """Take away what earlier jobs of this model stored for this study before it changed."""
+        earlier = {
+            uid
+            for record in self._ledger.jobs(study_instance_uid=job.study_instance_uid)
+            if record.state is JobState.SUPERSEDED and record.job.model == job.model
+            for uid in record.result_uids
+        }
+        if earlier:
+            for series in self._archive.study(job.orthanc_id).series:
+                if earlier.intersection(series.instances.values()):
+                    self._archive.delete_series(series.orthanc_id)
+
+    def _end(self, job: Job, state: JobState, reason: str, reading: Reading | None = None) -> JobState:
+        summary = reading.summary if reading else {}
+        self._ledger.finish(job.job_id, state, worker=self._worker, reason=reason, result=summary, at=utc_now())
+        logger().info("job ended", state=state, reason=reason, model=job.model, seconds=summary.get("seconds"))
+        return state
+
+    def _try_again(self, job: Job, reason: str) -> JobState:
+        record = self._ledger.job(job.job_id)
+        attempts = record.attempts if record else 0
+        if attempts >= self._settings.attempts:
+            return self._end(job, JobState.FAILED, f"{reason} (tried {attempts} times)")
+        wait_s = self._settings.retry_delay_s * 2 ** max(0, attempts - 1)
+        now = utc_now()
+        not_before = now + timedelta(seconds=wait_s)
+        self._ledger.try_again(job.job_id, worker=self._worker, reason=reason, at=now, not_before=not_before)
+        logger().warning("job will be tried again", reason=reason, attempts=attempts, wait_s=wait_s)
+        return JobState.WAITING
