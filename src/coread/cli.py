@@ -1,0 +1,200 @@
+"""The ``coread`` command. Each part is imported when its command runs, so that ``--help`` is quick.
+
+Exit status: 0 done; 1 something failed; 2 the command line, the settings or the installation are wrong;
+3 a study was refused, or the input is not DICOM; 4 a neighbour (Orthanc, the broker) does not answer.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from coread import __version__
+from coread.errors import ConfigurationError, CoreadError, InputError, TransientError
+from coread.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from coread.supervisor import Supervisor
+    from coread.workers.folder import Outcome
+
+FAILED, CONFIGURATION, REFUSED, UNAVAILABLE = 1, 2, 3, 4
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+NARROWEST = 100
+"""Columns that the tables need; a pipe or a log file has none of its own."""
+
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=NARROWEST)
+
+
+def exit_status(error: CoreadError) -> int:
+    """The exit status that tells a script what kind of error it was."""
+    for kind, status in (
+        (ConfigurationError, CONFIGURATION),
+        (InputError, REFUSED),
+        (TransientError, UNAVAILABLE),
+    ):
+        if isinstance(error, kind):
+            return status
+    return FAILED
+
+
+def main() -> None:
+    """Run the command; an error of ours is one sentence on standard error and an exit status."""
+    try:
+        coread(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(CONFIGURATION)
+    except click.Abort:
+        sys.exit(FAILED)
+    except CoreadError as error:
+        click.echo(f"coread: {error}", err=True)
+        sys.exit(exit_status(error))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="coread")
+@click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file; by default coread.toml here."
+)
+@click.pass_context
+def coread(context: click.Context, config: Path | None) -> None:
+    """Reads every study along with the radiologist: DICOM in, segmentations and structured reports out."""
+    context.obj = config
+
+
+def _settings(context: click.Context) -> Settings:
+    return load_settings(context.obj)
+
+
+@coread.command()
+@click.pass_context
+def up(context: click.Context) -> None:
+    """Run Orthanc with the plugin, and a worker, until Ctrl-C."""
+    from coread.logs import configure_logs
+    from coread.supervisor import run_until_stopped
+
+    configure_logs()
+
+    def announce(running: "Supervisor") -> None:
+        orthanc = running.settings.orthanc
+        click.echo(f"Coread is up: DICOM {orthanc.aet} on port {orthanc.dicom_port}, {running.http_url}")
+        click.echo(f"Jobs: {running.http_url}/coread/jobs   Logs: {running.settings.log_folder}   Stop: Ctrl-C")
+
+    run_until_stopped(_settings(context), settings_file=context.obj, announce=announce)
+    click.echo("Coread has stopped")
+
+
+@coread.command()
+@click.pass_context
+def worker(context: click.Context) -> None:
+    """Run a worker alone; `coread up` starts one by itself."""
+    from coread.logs import configure_logs
+    from coread.workers.app import run_worker
+
+    configure_logs()
+    run_worker(_settings(context))
+
+
+@coread.command()
+@click.option("--input", "input_folder", type=FOLDER, help="A folder of DICOM to send instead of the phantom.")
+@click.option("-o", "--output", type=FOLDER, default=Path("demo-output"), show_default=True, help="Where results go.")
+@click.pass_context
+def demo(context: click.Context, input_folder: Path | None, output: Path) -> None:
+    """Start everything, send a study by C-STORE, show what comes back, and stop."""
+    from coread.demo import run_demo
+
+    if not run_demo(_settings(context), output=output, input_folder=input_folder, console=console):
+        sys.exit(FAILED)
+
+
+@coread.command()
+@click.argument("folder", type=FOLDER)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Where results go, by study and model.")
+@click.option("--model", "names", multiple=True, help="A model's name; by default all that the routes name.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summaries as JSON.")
+@click.pass_context
+def analyze(context: click.Context, folder: Path, output: Path, names: Sequence[str], as_json: bool) -> None:  # noqa: FBT001  # click hands flags over by name
+    """Read the studies in FOLDER without Orthanc: SEG, SR, JSON summary and PNG picture out."""
+    from coread.models.catalogue import find_model, installed_models
+    from coread.workers.app import warm_models
+    from coread.workers.folder import analyze_studies
+    from coread.workers.study import studies_in_folder
+
+    settings = _settings(context)
+    models = installed_models(settings)
+    chosen = list(names) or sorted({model for route in settings.route for model in route.models})
+    for name in chosen:
+        find_model(name, models)
+    studies = studies_in_folder(folder)
+    with console.status(f"reading {len(studies)} studies"):
+        outcomes = analyze_studies(studies, chosen, warm=warm_models(settings, models), output=output)
+    if as_json:
+        click.echo(_as_json(outcomes))
+    else:
+        _show(outcomes)
+    statuses = [exit_status(outcome.error) for outcome in outcomes if outcome.error]
+    if statuses:
+        sys.exit(min(statuses))
+
+
+def _as_json(outcomes: Sequence["Outcome"]) -> str:
+    import json
+
+    return json.dumps(
+        [
+            outcome.reading.summary
+            if outcome.reading
+            else {
+                "study_instance_uid": outcome.study_instance_uid,
+                "model": outcome.model,
+                "error": type(outcome.error).__name__,
+                "reason": str(outcome.error),
+            }
+            for outcome in outcomes
+        ],
+        indent=2,
+    )
+
+
+def _show(outcomes: Sequence["Outcome"]) -> None:
+    for outcome in outcomes:
+        if outcome.reading is None:
+            click.echo(f"coread: study {outcome.study_instance_uid}: {outcome.error}", err=True)
+            continue
+        table = Table(
+            "Structure", "Measurement", "Value", "Unit", title=f"{outcome.study_instance_uid} {outcome.model}"
+        )
+        for structure in outcome.reading.findings.structures:
+            if not structure.is_present:
+                table.add_row(structure.name, "absent")
+            for measurement in structure.measurements:
+                unit = escape(measurement.unit.value)
+                table.add_row(structure.name, measurement.name, f"{measurement.value:.1f}", unit)
+        console.print(table)
+        for path in outcome.files:
+            click.echo(f"  {path}")
+
+
+@coread.command()
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Say what is missing on this machine, and how to get it."""
+    from coread.doctor import Verdict, examine
+
+    checks = examine(_settings(context))
+    marks = {Verdict.OK: "[green]ok[/]", Verdict.OPTIONAL: "[yellow]note[/]", Verdict.MISSING: "[red]missing[/]"}
+    table = Table("", "What", "Found", "To do")
+    for check in checks:
+        table.add_row(marks[check.verdict], check.what, check.found, check.remedy)
+    console.print(table)
+    if any(check.verdict is Verdict.MISSING for check in checks):
+        sys.exit(CONFIGURATION)
+    console.print("Everything needed is here.")

@@ -1,0 +1,147 @@
+"""``coread doctor``: what is missing on this machine, and how to get it."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coread.errors import ConfigurationError
+from coread.models.catalogue import check_routes, installed_models
+from coread.orthanc_process import PLUGINS, find_plugin
+from coread.settings import Settings
+
+MINIMUM_FREE_GB = 2.0
+VALIDATORS = {"dciodvfy": "dicom3tools", "dsrdump": "dcmtk"}
+"""Programs that only the tests need, and Debian's packages that hold them."""
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    OPTIONAL = "optional"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing looked at: what was found and, if it is missing, how to get it."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Look at everything that ``coread up`` and the models need."""
+    checks = (_python, _orthanc, _plugins, _libraries, _models, _folder, _ports, _validators)
+    return [check for examine_one in checks for check in examine_one(settings)]
+
+
+def _python(_settings: Settings) -> Iterator[Check]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    system = _output("/usr/bin/python3", "--version").removeprefix("Python ")
+    same = version.split(".")[:2] == system.split(".")[:2]
+    yield Check(
+        what="Python",
+        verdict=Verdict.OK if same else Verdict.MISSING,
+        found=f"{version}; the system's, which Orthanc embeds, is {system or 'not found'}",
+        remedy="" if same else "make the virtual environment with /usr/bin/python3",
+    )
+
+
+def _orthanc(settings: Settings) -> Iterator[Check]:
+    path = shutil.which(settings.orthanc.executable)
+    if path is None:
+        yield Check(what="Orthanc", verdict=Verdict.MISSING, found="not on the PATH", remedy="apt-get install orthanc")
+    else:
+        first_line = _output(path, "--version").partition("\n")[0]
+        yield Check(what="Orthanc", verdict=Verdict.OK, found=first_line or path)
+
+
+def _plugins(settings: Settings) -> Iterator[Check]:
+    for name in PLUGINS:
+        try:
+            yield Check(what=name, verdict=Verdict.OK, found=str(find_plugin(settings, name)))
+        except ConfigurationError:
+            yield Check(
+                what=name,
+                verdict=Verdict.MISSING,
+                found=f"not in {settings.orthanc.plugin_folder}",
+                remedy="apt-get install orthanc-python orthanc-dicomweb",
+            )
+
+
+def _libraries(_settings: Settings) -> Iterator[Check]:
+    for name in ("torch", "monai", "highdicom", "pynetdicom", "celery"):
+        present = importlib.util.find_spec(name) is not None
+        yield Check(
+            what=name,
+            verdict=Verdict.OK if present else Verdict.MISSING,
+            found="installed" if present else "not installed",
+            remedy="" if present else "pip install --constraint constraints.txt coread",
+        )
+
+
+def _models(settings: Settings) -> Iterator[Check]:
+    try:
+        models = installed_models(settings)
+        check_routes(settings, models)
+    except ConfigurationError as error:
+        yield Check(
+            what="models", verdict=Verdict.MISSING, found=str(error), remedy="correct the settings or the package"
+        )
+    else:
+        for model in models.values():
+            found = f"{model.version}, sha256 {model.digest()[:16]}…"
+            yield Check(what=f"model {model.name}", verdict=Verdict.OK, found=found)
+
+
+def _folder(settings: Settings) -> Iterator[Check]:
+    folder = settings.data_folder
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    writable = os.access(existing, os.W_OK)
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    enough = free_gb >= MINIMUM_FREE_GB
+    yield Check(
+        what="data folder",
+        verdict=Verdict.OK if writable and enough else Verdict.MISSING,
+        found=f"{folder}: {'writable' if writable else 'not writable'}, {free_gb:.0f} GB free",
+        remedy=""
+        if writable and enough
+        else f"set data_folder to a folder of yours with {MINIMUM_FREE_GB:g} GB or more",
+    )
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    for key, port in (("http_port", settings.orthanc.http_port), ("dicom_port", settings.orthanc.dicom_port)):
+        with socket.socket() as probe:
+            taken = bool(port) and probe.connect_ex(("127.0.0.1", port)) == 0
+        yield Check(
+            what=f"port {port or 'chosen at start'}",
+            verdict=Verdict.OPTIONAL if taken else Verdict.OK,
+            found="in use: Coread runs already, or another program has it" if taken else "free",
+            remedy=f"stop the other program, or set orthanc.{key}" if taken else "",
+        )
+
+
+def _validators(_settings: Settings) -> Iterator[Check]:
+    for program, package in VALIDATORS.items():
+        path = shutil.which(program)
+        yield Check(
+            what=program,
+            verdict=Verdict.OK if path else Verdict.OPTIONAL,
+            found=path or "not installed; only the tests need it",
+            remedy="" if path else f"apt-get install {package}",
+        )
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
+    except OSError:
+        return ""
