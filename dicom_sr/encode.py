@@ -55,6 +55,7 @@ def encode_findings(
     results = []
     if findings.present:
         segmentation = encode_segmentation(findings, headers=headers, identity=identity, series_number=SERIES_NUMBERS)
+        _pin_dimensions(segmentation, identity)
         prove_segmentation(segmentation, findings)
         report = encode_measurement_report(
             findings,
@@ -98,6 +99,13 @@ def _complete_header(dataset: Dataset, source: Dataset, identity: ResultIdentity
         f"Model digest sha256:{identity.digest}; job {identity.job_id}. {identity.limits}"
     )
     dataset.ContributingEquipmentSequence = DicomSequence([contribution])
+
+
+def _pin_dimensions(dataset: Dataset, identity: ResultIdentity) -> None:
+    """The encoder draws the dimension organization's UID at random; the same job must give the same bytes."""
+    uid = identity.uid("dimensions", "SEG")
+    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid
 
 
 def _in_zone_of(source: Dataset, moment: datetime) -> datetime:

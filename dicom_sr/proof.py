@@ -40,7 +40,7 @@ def _voxels_of_segment(segmentation: Dataset, pixels: NDArray[np.uint8], number:
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     points = [np.zeros((0, 3))]
     for frame, groups in zip(pixels, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
-        if groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber != number:
+        if _group("SegmentIdentificationSequence", groups, shared).ReferencedSegmentNumber != number:
             continue
         position = _floats(groups.PlanePositionSequence[0].ImagePositionPatient)
         orientation = _floats(_group("PlaneOrientationSequence", groups, shared).ImageOrientationPatient)

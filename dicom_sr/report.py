@@ -35,7 +35,7 @@ def encode_measurement_report(
     groups = [
         hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=_tracking(structure, identity),
-            referenced_segment=hd.sr.ReferencedSegment.from_segmentation(segmentation, segment_number=number),
+            referenced_segment=_reference(segmentation, number, headers=_slices_with(structure, findings, headers)),
             finding_type=structure.type,
             finding_sites=_sites(structure),
             algorithm_id=_algorithm(identity),
@@ -118,6 +118,24 @@ def _document(
         is_final=False,
         is_verified=False,
     )
+
+
+def _reference(
+    segmentation: hd.seg.Segmentation, number: int, *, headers: Sequence[Dataset]
+) -> hd.sr.ReferencedSegment:
+    # highdicom's own from_segmentation fails where a segmentation has one segment only (it looks for the segment's
+    # number in each frame, and it then stands in the shared functional groups).
+    return hd.sr.ReferencedSegment(
+        sop_class_uid=segmentation.SOPClassUID,
+        sop_instance_uid=segmentation.SOPInstanceUID,
+        segment_number=number,
+        source_images=[hd.sr.SourceImageForSegmentation.from_source_image(header) for header in headers],
+    )
+
+
+def _slices_with(structure: Structure, findings: Findings, headers: Sequence[Dataset]) -> list[Dataset]:
+    shown = (findings.labels.array == structure.label).any(axis=(1, 2))
+    return [header for header, is_shown in zip(headers, shown, strict=True) if is_shown]
 
 
 def _tracking(structure: Structure, identity: ResultIdentity) -> hd.sr.TrackingIdentifier:

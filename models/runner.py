@@ -97,8 +97,9 @@ class BundleRunner:
             for load in parser.get_parsed_content("checkpoint_loaders"):
                 load(self._evaluator)
         except Exception as error:  # a bundle is foreign code: whatever it raises, the model cannot be used
+            cause = _first_cause(error)
             raise ModelError(
-                f"the bundle {model.name} {model.version} cannot be loaded: {type(error).__name__}: {error}"
+                f"the bundle {model.name} {model.version} cannot be loaded: {type(cause).__name__}: {cause}"
             ) from error
 
     def segment(self, volume: hd.Volume) -> NDArray[np.uint8]:
@@ -111,8 +112,9 @@ class BundleRunner:
             self._evaluator.run()
             output = self._evaluator.state.output[0]["pred"]
         except Exception as error:  # a bundle is foreign code: whatever it raises, this job has failed
+            cause = _first_cause(error)
             raise ModelError(
-                f"the bundle {self.model.name} {self.model.version} failed: {type(error).__name__}"
+                f"the bundle {self.model.name} {self.model.version} failed: {type(cause).__name__}; the log says where"
             ) from error
         finally:
             self._input.case = {}
@@ -162,6 +164,13 @@ def _take_checkpoint_loaders(raw: dict[str, Any]) -> list[Any]:
                 taken += [item for item in owner[key] if _target(item) == _CHECKPOINT_LOADER]
                 owner[key] = [item for item in owner[key] if _target(item) != _CHECKPOINT_LOADER]
     return taken
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong first: MONAI wraps exceptions in others that say only that something went wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _target(item: Any) -> str:

@@ -34,10 +34,16 @@ def configure_logs() -> None:
     root.setLevel(logging.INFO)
     for noisy in ("httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # The DICOM libraries' warnings quote values from headers, and headers are patient data.
     logging.captureWarnings(capture=True)
-    for quoting in ("pydicom", "pynetdicom", "highdicom", "py.warnings"):
-        logging.getLogger(quoting).setLevel(logging.CRITICAL)
+    handler.addFilter(_quotes_no_header)
+
+
+QUOTING = frozenset({"pydicom", "pynetdicom", "highdicom", "py"})
+"""Loggers ("py" has Python's warnings) whose lines quote values from headers, and headers are patient data."""
+
+
+def _quotes_no_header(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] not in QUOTING
 
 
 def _traceback_without_values(

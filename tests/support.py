@@ -1,0 +1,164 @@
+"""What several tests need: small volumes that hide nothing, bundles made to order, programs of others."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pytest
+import yaml
+from pydicom.dataset import Dataset
+
+from coread.dicom_files import Modality, series_of
+from coread.dicom_sr.identity import ResultIdentity
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+PLANES: Mapping[str, Sequence[Sequence[float]]] = {
+    # Unit vectors of (slice, row, column) steps in LPS.
+    "axial": ((0, 0, 1), (0, 1, 0), (1, 0, 0)),
+    "axial, feet last": ((0, 0, -1), (0, 1, 0), (1, 0, 0)),
+    "sagittal": ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+    "coronal": ((0, 1, 0), (0, 0, -1), (1, 0, 0)),
+    "oblique": ((0.48, -0.36, 0.8), (0.6, 0.8, 0.0), (-0.64, 0.48, 0.6)),
+}
+
+
+def volume_in_plane(
+    plane: str,
+    *,
+    shape: tuple[int, int, int] = (6, 20, 14),
+    spacing: tuple[float, float, float] = (5.0, 1.5, 2.25),
+    array: np.ndarray[Any, Any] | None = None,
+) -> hd.Volume:
+    """A small volume, asymmetric in everything: shape, spacing, position, content."""
+    if array is None:
+        array = np.arange(np.prod(shape)).reshape(shape).astype(np.int16)
+    slice_step, row_step, column_step = PLANES[plane]
+    return hd.Volume.from_components(
+        array=array,
+        direction=np.array([slice_step, row_step, column_step], dtype=float).T.ravel().tolist(),
+        spacing=spacing,
+        position=(-31.0, 17.0, 8.5),
+        coordinate_system="PATIENT",
+    )
+
+
+def images_of(volume: hd.Volume, *, name: str = "test", modality: Modality = "MR", **more: str) -> list[Dataset]:
+    """A series of single-frame images that a short-axis model would read by its description."""
+    words = {
+        "patient_id": "TEST-1",
+        "patient_name": "TEST^PATIENT",
+        "study_description": "test",
+        "series_description": "cine SAX",
+        "body_part": "HEART",
+    }
+    return series_of(volume, modality=modality, name=name, **{**words, **more})
+
+
+def identity(job_id: str = "0123456789abcdef0123456789abcdef") -> ResultIdentity:
+    """A result identity that is always the same."""
+    return ResultIdentity(
+        job_id=job_id,
+        model="test_model",
+        title="Test model",
+        version="1.2.3",
+        digest="ab" * 32,
+        limits="For tests only.",
+        created_at=NOW,
+    )
+
+
+def program(name: str) -> str:
+    """The path of a program of somebody else's. Where it is missing, a laptop skips and CI fails."""
+    path = shutil.which(name) or shutil.which(str(Path(os.sys.executable).parent / name))  # type: ignore[attr-defined]
+    if path is None:
+        message = f"{name} is not installed; `make test` installs it"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+def output_of(name: str, *arguments: object) -> tuple[int, str]:
+    """Exit status, and standard output and error together."""
+    done = subprocess.run(
+        [program(name), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=120,
+    )
+    return done.returncode, done.stdout
+
+
+NO_WEIGHTS: dict[str, Any] = {"_target_": "torch.nn.Identity"}
+
+
+def write_bundle(folder: Path, *, manifest: Mapping[str, Any], inference: Mapping[str, Any]) -> Path:
+    """A bundle of our package form. ``inference`` gives `preprocessing` and `postprocessing` transforms, and may give
+    `network_def` and `inferer`.
+    """
+    (folder / "configs").mkdir(parents=True)
+    config = {
+        "imports": ["$import torch"],
+        "bundle_root": ".",
+        "device": "$torch.device('cpu')",
+        "network_def": inference.get("network_def", NO_WEIGHTS),
+        "preprocessing": {"_target_": "Compose", "transforms": inference["preprocessing"]},
+        "dataset": {"_target_": "Dataset", "data": [], "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
+        "inferer": inference.get("inferer", {"_target_": "SimpleInferer"}),
+        "postprocessing": {"_target_": "Compose", "transforms": inference["postprocessing"]},
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network_def",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+        },
+    }
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    (folder / "configs" / "metadata.json").write_text(json.dumps({"version": "1.2.3"}))
+    (folder / "coread.yaml").write_text(yaml.safe_dump({**MANIFEST, **manifest}))
+    return folder
+
+
+MANIFEST: dict[str, Any] = {
+    "name": "test_model",
+    "title": "Test model",
+    "limits": "For tests only.",
+    "series": {
+        "described_as": "any MR series",
+        "must": {"Modality": ["MR"]},
+        "slices": [2, 500],
+        "slice_spacing_mm": [0.1, 20],
+        "pixel_spacing_mm": [0.1, 20],
+    },
+    "labels": {
+        1: {
+            "name": "First",
+            "category": ["SCT", "91723000", "Anatomical Structure"],
+            "type": ["SCT", "49848007", "Left Ventricle Myocardium"],
+            "colour": [200, 80, 60],
+            "measure": ["volume", "intensity", "diameter"],
+        },
+        2: {
+            "name": "Second",
+            "category": ["SCT", "91720002", "Body Substance"],
+            "type": ["SCT", "87612001", "Blood"],
+            "anatomy": ["SCT", "87878005", "Left ventricle"],
+            "colour": [60, 130, 210],
+            "measure": ["volume"],
+        },
+    },
+}

@@ -1,0 +1,86 @@
+"""The shipped bundle: a proper MONAI bundle that finds the phantom's ventricle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
+
+from coread.models.catalogue import SHIPPED
+from coread.models.left_ventricle_sax.train.data import cavity_of_ring
+from coread.phantom import short_axis_volume, truth
+from coread.workers.pipeline import read_study
+from coread.workers.study import studies_in_folder
+from tests.support import NOW
+
+BUNDLE = SHIPPED / "left_ventricle_sax"
+SCHEMA = SHIPPED / "bundle_metadata.schema.json"
+
+VOLUME_TOLERANCE = 0.15
+"""The phantom is drawn; the model learnt from contours that experts drew. What matters here is that it is found."""
+
+
+def test_monai_verifies_the_metadata() -> None:
+    verify_metadata(meta_file=str(BUNDLE / "configs" / "metadata.json"), filepath=str(SCHEMA))
+
+
+def test_metadata_without_named_channels_is_not_verified(tmp_path: Path) -> None:
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    del metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    harmed = tmp_path / "metadata.json"
+    harmed.write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="channel_def"):
+        verify_metadata(meta_file=str(harmed), filepath=str(SCHEMA))
+
+
+@pytest.mark.filterwarnings("ignore")  # MONAI's command-line entry warns about its own arguments
+def test_monai_verifies_that_the_network_takes_and_gives_what_the_metadata_says() -> None:
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        config_file=str(BUNDLE / "configs" / "inference.json"),
+        device="cpu",
+    )
+
+
+def test_the_weights_fit_the_network_and_are_small() -> None:
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.json")
+    path = BUNDLE / "models" / "model.pt"
+    parser.get_parsed_content("network_def").load_state_dict(torch.load(path, weights_only=True))
+    assert path.stat().st_size < 10e6
+
+
+def test_the_manifest_and_the_metadata_name_the_same_labels() -> None:
+    metadata: dict[str, Any] = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    manifest = (BUNDLE / "coread.yaml").read_text().casefold()
+    assert [number for number in channels if f"name: {channels[number].casefold()}" in manifest] == ["1", "2"]
+
+
+def test_the_phantom_is_found_where_it_was_drawn(phantom_folder: Path, left_ventricle: Any) -> None:
+    (study,) = studies_in_folder(phantom_folder)
+    findings = read_study(study, left_ventricle, created_at=NOW).findings
+    myocardium, cavity = (structure.measurements[0].value for structure in findings.structures)
+    assert cavity == pytest.approx(truth().cavity_ml, rel=VOLUME_TOLERANCE)
+    assert myocardium == pytest.approx(truth().myocardium_ml, rel=VOLUME_TOLERANCE)
+    centre = findings.labels.map_indices_to_reference(np.argwhere(findings.labels.array == 2)).mean(axis=0)
+    drawn = short_axis_volume()
+    axis = drawn.map_indices_to_reference(np.array(drawn.spatial_shape)[None] / 2)[0]
+    along_slices = drawn.unit_vectors()[0]
+    away = (centre - axis) - ((centre - axis) @ along_slices) * along_slices
+    assert np.linalg.norm(away) < 4.0
+
+
+def test_an_open_ring_is_closed_by_its_hull() -> None:
+    ring = np.zeros((12, 12), bool)
+    ring[2:10, 2:10] = True
+    ring[4:8, 4:8] = False
+    assert cavity_of_ring(ring).sum() == 16
+    ring[5:7, 8:10] = False
+    assert 16 <= cavity_of_ring(ring).sum() <= 24
+    assert not (cavity_of_ring(ring) & ring).any()
+    assert not cavity_of_ring(np.zeros((4, 4), bool)).any()

@@ -1,0 +1,163 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from coread.errors import ConfigurationError, ModelError
+from coread.models.catalogue import InstalledModel, find_model, installed_models
+from coread.models.runner import BundleRunner, choose_device, to_meta_tensor
+from coread.settings import ModelSettings, Settings
+from tests.support import MANIFEST, PLANES, volume_in_plane, write_bundle
+
+CPU = torch.device("cpu")
+LOAD: list[dict[str, Any]] = [
+    {"_target_": "LoadImaged", "keys": "image"},
+    {"_target_": "EnsureChannelFirstd", "keys": "image"},
+]
+SAVE = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "/nonexistent"}
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*labels=.*:FutureWarning",  # MONAI announces a new default of Orientationd
+    "ignore:.*non-tuple sequence for multidimensional indexing.*:UserWarning",  # inside MONAI's sliding window
+)
+
+
+def installed(folder: Path) -> InstalledModel:
+    return installed_models(Settings(models=ModelSettings(folders=(folder,))))["test_model"]
+
+
+def runner(folder: Path, **inference: Any) -> BundleRunner:
+    write_bundle(folder / "bundle", manifest={}, inference=inference)
+    return BundleRunner(installed(folder), device=CPU)
+
+
+def faces(axis: int) -> list[dict[str, Any]]:
+    """Label the first third along an axis 1 and the last third 2: a "network" that knows left from right."""
+    shape = ["None"] * 4
+    shape[axis + 1] = ":"
+    index = f"torch.arange(x.shape[{axis + 1}])[{','.join(shape)}]"
+    size = f"x.shape[{axis + 1}]"
+    function = f"$lambda x: x * 0 + ({index} * 3 < {size}) + 2 * ({index} * 3 >= 2 * {size})"
+    return [
+        {"_target_": "Lambdad", "keys": "pred", "func": function},
+        {
+            "_target_": "Invertd",
+            "keys": "pred",
+            "transform": "@preprocessing",
+            "orig_keys": "image",
+            "nearest_interp": True,
+        },
+        SAVE,
+    ]
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize(("axis", "first"), [(0, "left"), (1, "back"), (2, "feet")])
+def test_the_network_sees_the_patient_and_not_the_mirrored_patient(
+    tmp_path: Path, plane: str, axis: int, first: str
+) -> None:
+    """MONAI's RAS indices grow towards right, front and head, so that the first third lies left, back or at the feet.
+
+    In DICOM's LPS coordinates, left and back are where x and y are large, and the feet where z is small.
+    """
+    orientation = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}
+    volume = volume_in_plane(plane, shape=(9, 15, 12))
+    labels = runner(tmp_path, preprocessing=[*LOAD, orientation], postprocessing=faces(axis)).segment(volume)
+    places = [volume.map_indices_to_reference(np.argwhere(labels == label)).mean(axis=0)[axis] for label in (1, 2)]
+    towards = {"left": 1, "back": 1, "feet": -1}[first]
+    assert towards * (places[0] - places[1]) > 5.0
+
+
+def test_the_tensor_carries_what_monai_asks_for() -> None:
+    volume = volume_in_plane("oblique")
+    tensor = to_meta_tensor(volume)
+    assert tuple(tensor.shape) == (14, 20, 6)
+    assert tensor[3, 7, 2] == volume.array[2, 7, 3]
+    assert tensor.meta["space"] == "RAS"
+    place = tensor.affine.numpy() @ [3, 7, 2, 1]
+    assert np.allclose(place[:3] * [-1, -1, 1], volume.map_indices_to_reference(np.array([[2, 7, 3]]))[0])
+
+
+THRESHOLD = {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: (x > 500).float() + (x > 1000).float()"}
+
+
+def test_exact_labels_come_back_on_the_volumes_own_grid_every_time(tmp_path: Path) -> None:
+    warm = runner(tmp_path, preprocessing=LOAD, postprocessing=[THRESHOLD, SAVE])
+    for plane in PLANES:
+        volume = volume_in_plane(plane)
+        expected = (volume.array > 500).astype(np.uint8) + (volume.array > 1000)
+        assert np.array_equal(warm.segment(volume), expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("$lambda x: x * 0 + 7", "found 1 others, such as 7"),
+        ("$lambda x: x * 0 + 0.5", "such as 0.5"),
+        ("$lambda x: x * float('nan')", "such as nan"),
+        ("$lambda x: x[..., :-1] * 0", "expected one channel of labels of shape"),
+        ("$lambda x: torch.cat([x, x]) * 0", "expected one channel of labels of shape"),
+        ("$lambda x: 1 / 0", "failed: "),
+    ],
+    ids=["unknown label", "fraction", "NaN", "another grid", "two channels", "exception"],
+)
+def test_an_output_that_is_no_labelling_of_the_grid_is_an_error(tmp_path: Path, function: str, said: str) -> None:
+    bad = {"_target_": "Lambdad", "keys": "pred", "func": function}
+    with pytest.raises(ModelError) as raised:
+        runner(tmp_path, preprocessing=LOAD, postprocessing=[bad]).segment(volume_in_plane("axial"))
+    assert said in str(raised.value)
+
+
+def test_a_bundle_that_cannot_be_built_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the bundle test_model 1.2.3 cannot be loaded"):
+        runner(tmp_path, preprocessing=[{"_target_": "NoSuchTransform"}], postprocessing=[])
+
+
+def test_a_changed_file_changes_the_digest_and_the_documents_do_not(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", manifest={}, inference={"preprocessing": [], "postprocessing": []})
+    before = installed(tmp_path).digest()
+    (folder / "docs").mkdir()
+    (folder / "docs" / "README.md").write_text("words")
+    assert installed(tmp_path).digest() == before
+    with (folder / "configs" / "inference.json").open("a") as file:
+        file.write(" ")
+    assert installed(tmp_path).digest() != before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "Two Words"}, "name"),
+        ({"labels": {}}, "labels"),
+        ({"labels": {0: MANIFEST["labels"][1]}}, "from 1 to 255"),
+        ({"labels": {1: {**MANIFEST["labels"][1], "measure": ["mass"]}}}, "go together"),
+        ({"labels": {1: {**MANIFEST["labels"][1], "type": ["SRT", "T-1", "x"]}}}, "labels.1.type"),
+        ({"invented": 1}, "invented"),
+    ],
+)
+def test_a_broken_manifest_is_named_with_its_key(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    write_bundle(tmp_path / "bundle", manifest=change, inference={"preprocessing": [], "postprocessing": []})
+    with pytest.raises(ConfigurationError) as raised:
+        installed(tmp_path)
+    assert said in str(raised.value)
+    assert "coread.yaml" in str(raised.value)
+
+
+def test_two_packages_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_bundle(tmp_path / name, manifest={}, inference={"preprocessing": [], "postprocessing": []})
+    with pytest.raises(ConfigurationError, match="two packages are called test_model"):
+        installed(tmp_path)
+
+
+def test_an_unknown_model_is_answered_with_the_names_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="no model called liver; installed: .*left_ventricle_sax"):
+        find_model("liver", installed_models(Settings()))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_demanded_and_not_there_is_no_silent_cpu() -> None:
+    with pytest.raises(ConfigurationError, match="torch finds none"):
+        choose_device("cuda")
