@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from coread.archive import Archive, ArchivedStudy
-from coread.errors import CoreadError, SourceGone
+from coread.errors import CoreadError, SourceGone, TransientError
 from coread.job import Job, fingerprint_of, job_id_of
 from coread.ledger import ArrivingStudy, Ledger
 from coread.logs import logger
@@ -67,8 +67,12 @@ class Intake:
         quiet = timedelta(seconds=self._settings.intake.quiet_s)
         for study in self._ledger.arriving():
             verdict = decide(last_arrival_at=study.last_arrival_at, now=self._clock(), quiet=quiet)
-            if isinstance(verdict, Complete):
+            if not isinstance(verdict, Complete):
+                continue
+            try:
                 self._settle(study)
+            except TransientError as error:  # one study that Orthanc cannot show must not hold up the others
+                logger().warning("study not settled yet", orthanc_id=study.orthanc_id, reason=str(error))
 
     def _settle(self, arriving: ArrivingStudy) -> None:
         now = self._clock()

@@ -13,8 +13,8 @@ from typing import Self
 import structlog
 
 from coread.archive import Archive
-from coread.errors import CoreadError, InputError, TransientError
-from coread.job import Job, JobState
+from coread.errors import ConfigurationError, CoreadError, InputError, SourceGone, TransientError
+from coread.job import Job, JobState, fingerprint_of
 from coread.ledger import Ledger
 from coread.logs import logger
 from coread.models.runner import BundleRunner
@@ -103,12 +103,18 @@ class JobRunner:
             return self._try_again(job, f"unexpected {type(error).__name__}; the worker's log says where")
 
     def _read(self, job: Job) -> Reading:
+        runner = self._models(job.model)
+        if runner.model.version != job.model_version:
+            raise ConfigurationError(
+                f"expected {job.model} {job.model_version}, found {runner.model.version} on this worker; "
+                "bring plugin and workers to the same version, then retry the job"
+            )
         study = study_in_archive(self._archive, job.orthanc_id)
-        return read_study(study, self._models(job.model), created_at=job.created_at)
+        if fingerprint_of(study.sop_instance_uids) != job.fingerprint:
+            raise SourceGone("expected the instances that the job was made for, found others; a newer job reads them")
+        return read_study(study, runner, created_at=job.created_at)
 
     def _store(self, job: Job, reading: Reading) -> JobState:
-        if reading.summary["job_id"] != job.job_id:
-            return self._end(job, JobState.REFUSED, "the study changed while it was read; a newer job reads it again")
         if not self._ledger.start_storing(job.job_id, worker=self._worker, result=reading.summary, at=utc_now()):
             logger().info("job was withdrawn while it ran; nothing stored")
             return JobState.SUPERSEDED

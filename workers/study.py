@@ -9,9 +9,11 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from coread import MANUFACTURER
-from coread.archive import Archive, ArchivedSeries
+from coread.archive import Archive, ArchivedSeries, is_source
 from coread.errors import NotDicom
+
+IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+"""What every image has. (A DICOMDIR has not; it is left out by its name.)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Series:
 
     @property
     def series_instance_uid(self) -> str:
-        return str(self.header.get("SeriesInstanceUID", "without SeriesInstanceUID"))
+        return str(self.header.SeriesInstanceUID)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +63,18 @@ def study_in_archive(archive: Archive, orthanc_id: str) -> Study:
 
 
 def studies_in_folder(folder: Path) -> list[Study]:
-    """The studies in a folder and its subfolders, in the order of their UIDs. Our own results are left out.
+    """The studies in a folder and its subfolders, in the order of their UIDs. Results are left out.
 
-    Raises NotDicom if the folder holds no DICOM file, or one that starts like DICOM and cannot be parsed.
+    Raises NotDicom if the folder holds no DICOM file, or one that starts like DICOM and cannot be parsed: which study
+    it belongs to is unknown, and a study without one of its images could be read wrong.
     """
     if not folder.is_dir():
         raise NotDicom(f"expected a folder of DICOM files, found no folder {folder}; check the path")
     headers: dict[str, dict[str, list[tuple[Path, Dataset]]]] = {}
     for path, header in _dicom_files(folder):
-        if header.get("Manufacturer") != MANUFACTURER:
-            study = headers.setdefault(str(header.get("StudyInstanceUID", "")), {})
-            study.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
+        if is_source(modality=header.get("Modality"), manufacturer=header.get("Manufacturer")):
+            study = headers.setdefault(str(header.StudyInstanceUID), {})
+            study.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
     if not headers:
         raise NotDicom(f"expected DICOM files in {folder}, found none; name the folder that holds a study")
     return [_study_of_files(uid, list(series.values())) for uid, series in sorted(headers.items())]
@@ -79,14 +82,14 @@ def studies_in_folder(folder: Path) -> list[Study]:
 
 def _study_of_files(study_uid: str, groups: list[list[tuple[Path, Dataset]]]) -> Study:
     def series_of(files: list[tuple[Path, Dataset]]) -> Series:
-        files = sorted(files, key=lambda file: str(file[1].get("SOPInstanceUID", "")))
+        files = sorted(files, key=lambda file: str(file[1].SOPInstanceUID))
         return Series(
             header=files[0][1],
             size=len(files),
             load=lambda: [_parse(path.read_bytes(), str(path)) for path, _ in files],
         )
 
-    uids = (str(header.get("SOPInstanceUID", "")) for files in groups for _, header in files)
+    uids = (str(header.SOPInstanceUID) for files in groups for _, header in files)
     return Study(
         study_instance_uid=study_uid,
         sop_instance_uids=frozenset(uids),
@@ -108,9 +111,13 @@ def _starts_like_dicom(path: Path) -> bool:
 
 def _parse(file: bytes, name: str, *, header_only: bool = False) -> Dataset:
     try:
-        return pydicom.dcmread(io.BytesIO(file), stop_before_pixels=header_only)
+        dataset = pydicom.dcmread(io.BytesIO(file), stop_before_pixels=header_only)
+        absent = [keyword for keyword in IDENTIFIERS if not dataset.get(keyword)]
     except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
         raise NotDicom(
             f"expected a DICOM file, found one that cannot be parsed ({type(error).__name__}): {name}; "
             "send or copy the study again"
         ) from error
+    if absent:
+        raise NotDicom(f"expected {', '.join(absent)}, found none in {name}; the file is cut short or not an image")
+    return dataset

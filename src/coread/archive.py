@@ -20,6 +20,11 @@ NOT_SOURCES = frozenset({"SR", "SEG", "KO", "PR", "RTSTRUCT", "RTPLAN", "RTDOSE"
 """Modalities of objects that speak about images: no model reads them, so their arrival starts no job."""
 
 
+def is_source(*, modality: str | None, manufacturer: str | None) -> bool:
+    """Whether a model may read a series: it is not a result of ours, nor one of objects that speak about images."""
+    return manufacturer != MANUFACTURER and modality not in NOT_SOURCES
+
+
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """One line of Orthanc's change log."""
@@ -37,11 +42,6 @@ class ArchivedSeries:
     tags: Mapping[str, str]
     instances: Mapping[str, str]
 
-    @property
-    def is_source(self) -> bool:
-        """Whether a model may read it: not one of our results, and not an object that speaks about images."""
-        return self.tags.get("Manufacturer") != MANUFACTURER and self.tags.get("Modality") not in NOT_SOURCES
-
 
 @dataclass(frozen=True, kw_only=True)
 class ArchivedStudy:
@@ -54,7 +54,12 @@ class ArchivedStudy:
 
     @property
     def sources(self) -> list[ArchivedSeries]:
-        return [series for series in self.series if series.is_source]
+        """The series that a model may read."""
+        return [
+            series
+            for series in self.series
+            if is_source(modality=series.tags.get("Modality"), manufacturer=series.tags.get("Manufacturer"))
+        ]
 
 
 class Archive:

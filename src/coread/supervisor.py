@@ -18,6 +18,7 @@ import httpx
 from coread.errors import ConfigurationError
 from coread.ledger import Ledger
 from coread.logs import logger
+from coread.models.catalogue import check_routes, installed_models
 from coread.orthanc_process import child_environment, free_port, write_configuration
 from coread.settings import Settings
 
@@ -96,7 +97,8 @@ class Supervisor:
     """Everything on this machine, as a context manager: running inside the block, stopped after it."""
 
     def __init__(self, settings: Settings, *, settings_file: Path | None) -> None:
-        """Choose the ports. Raises ConfigurationError if Orthanc is not installed or the data folder is in use."""
+        """Choose the ports. Raises ConfigurationError if a route's model or Orthanc is not installed."""
+        check_routes(settings, installed_models(settings))
         chosen = {"http_port": settings.orthanc.http_port or free_port()}
         chosen["dicom_port"] = settings.orthanc.dicom_port or free_port()
         self.settings = settings.model_copy(update={"orthanc": settings.orthanc.model_copy(update=chosen)})

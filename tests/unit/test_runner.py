@@ -111,7 +111,7 @@ def test_an_output_that_is_no_labelling_of_the_grid_is_an_error(tmp_path: Path, 
 
 
 def test_a_bundle_that_cannot_be_built_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the bundle test_model 1.2.3 cannot be loaded"):
+    with pytest.raises(ModelError, match=r"the bundle test_model 1\.2\.3 cannot be loaded"):
         runner(tmp_path, preprocessing=[{"_target_": "NoSuchTransform"}], postprocessing=[])
 
 
@@ -153,7 +153,7 @@ def test_two_packages_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_answered_with_the_names_there_are() -> None:
-    with pytest.raises(ConfigurationError, match="no model called liver; installed: .*left_ventricle_sax"):
+    with pytest.raises(ConfigurationError, match=r"no model called liver; installed: .*left_ventricle_sax"):
         find_model("liver", installed_models(Settings()))
 
 

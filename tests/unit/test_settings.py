@@ -58,7 +58,7 @@ def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str, sai
 
 
 def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nowhere.toml does not exist"):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml does not exist"):
         load_settings(tmp_path / "nowhere.toml")
 
 
