@@ -16,9 +16,9 @@ SUCCESS = 0x0000
 
 def c_store(files: Sequence[Path], *, host: str, port: int, called_aet: str) -> None:
     """Send the files in one association. Raises ArchiveUnavailable unless each is stored with status 0000H."""
-    datasets = [dcmread(file) for file in files]
     entity = AE(ae_title=OUR_AET)
-    for sop_class, syntax in {(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in datasets}:
+    headers = (dcmread(file, specific_tags=["SOPClassUID"], stop_before_pixels=True) for file in files)
+    for sop_class, syntax in {(header.SOPClassUID, header.file_meta.TransferSyntaxUID) for header in headers}:
         entity.add_requested_context(sop_class, syntax)
     association = entity.associate(host, port, ae_title=called_aet, evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)])
     if not association.is_established:
@@ -26,7 +26,7 @@ def c_store(files: Sequence[Path], *, host: str, port: int, called_aet: str) -> 
             f"{called_aet} at {host}:{port} does not accept an association; is Orthanc running on that port?"
         )
     try:
-        for dataset in datasets:
+        for dataset in map(dcmread, files):
             status = association.send_c_store(dataset)
             if not status or status.Status != SUCCESS:
                 code = f"{status.Status:04X}H" if status else "no answer"

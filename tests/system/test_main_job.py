@@ -118,6 +118,26 @@ def test_a_late_slice_replaces_the_result(system: System) -> None:
     assert not set(first["result"]["sop_instance_uids"]) & present
 
 
+def test_a_study_that_was_deleted_and_is_sent_again_is_read_again(system: System) -> None:
+    images = phantom_images("deleted")
+    first = system.job(study := system.send(images))
+    assert httpx.delete(f"{system.running.http_url}/studies/{first['orthanc_id']}", trust_env=False).is_success
+    system.send(images)
+    job = system.wait(
+        lambda: next(
+            (
+                job
+                for job in system.jobs(study)
+                if job["attempts"] > 0
+                and job["state"] == "done"
+                and system.archive.find_instance(job["result"]["sop_instance_uids"][0])
+            ),
+            None,
+        )
+    )
+    assert len(system.results(job)) == 2
+
+
 def test_pixels_that_cannot_be_decoded_are_refused_and_the_next_study_goes_through(system: System) -> None:
     images = phantom_images("cut")
     images[3].PixelData = images[3].PixelData[:1000]
