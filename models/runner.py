@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from coread.errors import ConfigurationError, ModelError
+from coread.errors import ConfigurationError, ModelError, OutOfMemory
 from coread.models.catalogue import InstalledModel
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -85,39 +85,53 @@ class BundleRunner:
         self.device = device
         self.digest = model.digest()
         self._input = _OneVolume()
+        self._evaluator: Any = self._build()
+
+    def _build(self) -> Any:
+        """The bundle's evaluator, with its weights loaded."""
+        model = self.model
         parser = ConfigParser()
         try:
             parser.read_config(_config_file(model.folder))
             raw = _without_files(parser.config)
             checkpoints = _take_checkpoint_loaders(raw)
-            raw.update(bundle_root=str(model.folder), device=device, checkpoint_loaders=checkpoints)
+            raw.update(bundle_root=str(model.folder), device=self.device, checkpoint_loaders=checkpoints)
             raw["dataset"]["data"] = self._input
             parser = ConfigParser(raw)
-            self._evaluator: Any = parser.get_parsed_content("evaluator")
+            evaluator = parser.get_parsed_content("evaluator")
             for load in parser.get_parsed_content("checkpoint_loaders"):
-                load(self._evaluator)
+                load(evaluator)
         except Exception as error:  # a bundle is foreign code: whatever it raises, the model cannot be used
             cause = _first_cause(error)
             raise ModelError(
                 f"the bundle {model.name} {model.version} cannot be loaded: {type(cause).__name__}: {cause}"
             ) from error
+        return evaluator
 
     def segment(self, volume: hd.Volume) -> NDArray[np.uint8]:
         """Labels on the volume's own grid: (slice, row, column), uint8.
 
         Raises ModelError if the bundle fails, or gives anything but known labels on that grid.
         """
+        # An evaluator that has failed goes on with its half-finished run when it is asked again, and then gives back
+        # what it gave for the volume before. So one that fails is thrown away, and an old output is never at hand.
+        evaluator, self._evaluator = self._evaluator or self._build(), None
+        evaluator.state.output = None
         self._input.case = {"image": to_meta_tensor(volume)}
         try:
-            self._evaluator.run()
-            output = self._evaluator.state.output[0]["pred"]
+            evaluator.run()
+            output = evaluator.state.output[0]["pred"]
         except Exception as error:  # a bundle is foreign code: whatever it raises, this job has failed
             cause = _first_cause(error)
+            if isinstance(cause, MemoryError | torch.OutOfMemoryError):
+                raise OutOfMemory(f"the bundle {self.model.name} {self.model.version} ran out of memory") from error
             raise ModelError(
                 f"the bundle {self.model.name} {self.model.version} failed: {type(cause).__name__}; the log says where"
             ) from error
         finally:
             self._input.case = {}
+        self._evaluator = evaluator
+        evaluator.state.output = None
         return self._checked(output.detach().cpu().numpy(), volume)
 
     def _checked(self, output: NDArray[Any], volume: hd.Volume) -> NDArray[np.uint8]:

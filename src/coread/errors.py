@@ -3,7 +3,8 @@
     CoreadError
     ├── TransientError            try again later: the world may change
     │   ├── ArchiveUnavailable    Orthanc did not answer, or answered with a server error
-    │   └── BrokerUnavailable     the broker did not take a message in time
+    │   ├── BrokerUnavailable     the broker did not take a message in time
+    │   └── OutOfMemory           a model needed more memory than there was
     ├── InputError                this study cannot be read: the job is `refused`, with the reason
     │   ├── NotDicom              no DICOM file where one was expected, or a file that cannot be decoded
     │   ├── NoSuitableSeries      no series of the study is what the model reads
@@ -11,7 +12,7 @@
     │   └── SourceGone            the study, or an instance of it, is no longer in the archive
     ├── ModelError                the model failed, or gave what it must not give: the job is `failed`
     ├── ResultError               a result object did not read back as what was to be written: the job is `failed`
-    └── ConfigurationError        a person must change a setting or a file: nothing runs until then
+    └── ConfigurationError        a person must change a setting or a file; a job that meets it has failed
         └── UnknownModel          a model is named that is not installed
 
 A message says what was expected, what was found and what to do. It never holds patient data: messages travel in
@@ -32,6 +33,10 @@ class ArchiveUnavailable(TransientError):
 
 
 class BrokerUnavailable(TransientError):
+    pass
+
+
+class OutOfMemory(TransientError):
     pass
 
 

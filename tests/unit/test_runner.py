@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from coread.errors import ConfigurationError, ModelError
+from coread.errors import ConfigurationError, ModelError, OutOfMemory
 from coread.models.catalogue import InstalledModel, find_model, installed_models
 from coread.models.runner import BundleRunner, choose_device, to_meta_tensor
 from coread.settings import ModelSettings, Settings
@@ -108,6 +108,35 @@ def test_an_output_that_is_no_labelling_of_the_grid_is_an_error(tmp_path: Path, 
     with pytest.raises(ModelError) as raised:
         runner(tmp_path, preprocessing=LOAD, postprocessing=[bad]).segment(volume_in_plane("axial"))
     assert said in str(raised.value)
+
+
+FAILS_ON = {
+    "preprocessing": {"_target_": "Lambdad", "keys": "image", "func": "$lambda x: x if x.max() < 5000 else 1 / 0"},
+    "postprocessing": {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x if x.max() < 5000 else 1 / 0"},
+}
+
+
+@pytest.mark.parametrize("where", FAILS_ON)
+@pytest.mark.parametrize("failures", [1, 2])
+def test_after_a_failure_the_next_patient_gets_a_mask_of_their_own(tmp_path: Path, where: str, failures: int) -> None:
+    chains = {"preprocessing": [*LOAD], "postprocessing": [THRESHOLD, SAVE]}
+    chains[where] = [*chains[where], FAILS_ON[where]] if where == "preprocessing" else [FAILS_ON[where], *chains[where]]
+    warm = runner(tmp_path, **chains)
+    first = volume_in_plane("axial")
+    bad = first.with_array(np.full_like(first.array, 9000))
+    other = first.with_array(first.array[::-1].copy())
+    assert warm.segment(first).any()
+    for _ in range(failures):
+        with pytest.raises(ModelError, match="ZeroDivisionError"):
+            warm.segment(bad)
+    expected = (other.array > 500).astype(np.uint8) + (other.array > 1000)
+    assert np.array_equal(warm.segment(other), expected)
+
+
+def test_running_out_of_memory_is_worth_another_try(tmp_path: Path) -> None:
+    greedy = {"_target_": "Lambdad", "keys": "image", "func": "$lambda x: (_ for _ in ()).throw(MemoryError())"}
+    with pytest.raises(OutOfMemory):
+        runner(tmp_path, preprocessing=[*LOAD, greedy], postprocessing=[SAVE]).segment(volume_in_plane("axial"))
 
 
 def test_a_bundle_that_cannot_be_built_is_an_error_that_names_it(tmp_path: Path) -> None:
