@@ -1,6 +1,7 @@
 """Findings → the DICOM objects that a study gets back."""
 
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,8 +16,11 @@ from coread.dicom_sr.segmentation import encode_segmentation
 from coread.dicom_sr.source import repaired
 from coread.findings import Findings
 
-SERIES_NUMBERS = 9000
-"""Results sort after the scanner's own series."""
+FIRST_SERIES_NUMBER = 10_000
+SERIES_NUMBERS_PER_MODEL = 10
+BLOCKS = 2_000
+"""Results sort after the scanner's own series, each model's in a block of its own (as far as 2000 blocks tell models
+apart; a number used twice is legal)."""
 
 
 INHERITED = (
@@ -51,10 +55,11 @@ def encode_findings(
 
     ``images``: the source's, in slice order. Raises ResultError if the segmentation does not read back as the mask.
     """
-    headers = repaired(images)
+    first_number = _first_series_number(identity)
+    headers = repaired(images, slice_spacing_mm=findings.labels.spacing[0])
     results = []
     if findings.present:
-        segmentation = encode_segmentation(findings, headers=headers, identity=identity, series_number=SERIES_NUMBERS)
+        segmentation = encode_segmentation(findings, headers=headers, identity=identity, series_number=first_number)
         _pin_dimensions(segmentation, identity)
         prove_segmentation(segmentation, findings)
         report = encode_measurement_report(
@@ -62,15 +67,20 @@ def encode_findings(
             headers=headers,
             segmentation=segmentation,
             identity=identity,
-            series_number=SERIES_NUMBERS + 1,
+            series_number=first_number + 1,
         )
         results += [ResultObject(kind="SEG", dataset=segmentation), ResultObject(kind="SR", dataset=report)]
     if findings.absent:
-        absence = encode_absence_report(findings, headers=headers, identity=identity, series_number=SERIES_NUMBERS + 2)
+        absence = encode_absence_report(findings, headers=headers, identity=identity, series_number=first_number + 2)
         results.append(ResultObject(kind="SR-ABSENT", dataset=absence))
     for result in results:
         _complete_header(result.dataset, headers[0], identity)
     return tuple(results)
+
+
+def _first_series_number(identity: ResultIdentity) -> int:
+    block = zlib.crc32(identity.model.encode()) % BLOCKS
+    return FIRST_SERIES_NUMBER + block * SERIES_NUMBERS_PER_MODEL
 
 
 def _complete_header(dataset: Dataset, source: Dataset, identity: ResultIdentity) -> None:

@@ -2,7 +2,8 @@
 
 What is mended, and how, is decided so that a result is valid and never says something wrong: what is illegal or
 cannot be decoded is left out, or left empty where the standard wants the attribute. A text that is too long is cut; an
-identifier that is too long is left empty, because a cut one may be somebody else's.
+identifier that is too long is left empty, because a cut one may be somebody else's. PatientID and UIDs stay as they
+are: by them the archive knows what belongs together.
 """
 
 import copy
@@ -31,8 +32,12 @@ EMPTY_IF_ABSENT = frozenset(
 )
 """Type 2 attributes of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): present, if need be empty."""
 
-IDENTIFIERS = frozenset({"PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"})
+IDENTIFIERS = frozenset({"IssuerOfPatientID", "AccessionNumber", "StudyID"})
 """Never cut."""
+
+UNTOUCHED = frozenset({"PatientID"})
+"""Archives file a study under its PatientID, so a result with another one would land elsewhere. UIDs are not touched
+for the same reason, however odd they are."""
 
 SEXES = ("", "M", "F", "O")
 """The defined terms of PatientSex (PS3.3 C.7.1.1)."""
@@ -47,12 +52,18 @@ _UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, Look
 """What pydicom raises at a value that it cannot convert."""
 
 
-def repaired(images: Sequence[Dataset]) -> list[Dataset]:
+def repaired(images: Sequence[Dataset], *, slice_spacing_mm: float) -> list[Dataset]:
     """Copies of the headers (no pixels, no private elements) that results can inherit from.
 
-    The images themselves stay as they are.
+    The images themselves stay as they are. ``slice_spacing_mm`` is the measured distance of neighbouring slices: it
+    stands for a SpacingBetweenSlices that is absent or wrong, and for a SliceThickness that is absent.
     """
-    return [_repaired(image) for image in images]
+    headers = [_repaired(image) for image in images]
+    for header in headers:
+        header.SpacingBetweenSlices = DSfloat(slice_spacing_mm, auto_format=True)
+        if not header.get("SliceThickness"):
+            header.SliceThickness = DSfloat(slice_spacing_mm, auto_format=True)
+    return headers
 
 
 def _repaired(image: Dataset) -> Dataset:
@@ -96,7 +107,7 @@ def _mend(header: Dataset, element: DataElement) -> None:
     """Cut, empty or leave out a value that its value representation does not allow."""
     if element.VM > 1 and element.VR in LONGEST and dictionary_VM(element.tag) == "1":
         element.value = " ".join(str(value) for value in element.value)  # a backslash was typed into the text
-    if element.VR == "SQ" or element.is_empty or _is_valid(element):
+    if element.keyword in UNTOUCHED or element.VR in ("SQ", "UI") or element.is_empty or _is_valid(element):
         if element.VR == "DS" and not element.is_empty:
             element.value = _numbers_of_legal_length(element.value)
         return

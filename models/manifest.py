@@ -48,6 +48,8 @@ class SeriesRequirement(Strict):
     """In words, for the sentence that refuses a study: "a short-axis cardiac MR series"."""
     must: Patterns
     """Every keyword must match."""
+    must_not: Patterns = Field(default_factory=dict)
+    """No keyword may match."""
     any_of: tuple[Patterns, ...] = ()
     """At least one of these must match as a whole."""
     slices: Range
@@ -56,6 +58,9 @@ class SeriesRequirement(Strict):
     """Distance between the centres of neighbouring slices."""
     pixel_spacing_mm: Range
     """Both in-plane spacings."""
+    field_of_view_mm: Annotated[float, Field(gt=0)] | None = None
+    """Side of the square around the image's centre that the model looks at, if it does not look at all of it. A
+    structure that reaches its edge may go on beyond, so such a study is refused."""
 
 
 class Label(Strict):
@@ -88,8 +93,8 @@ class Manifest(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
     """The model's name in routes and on the command line."""
-    title: Annotated[str, Field(max_length=64)]
-    """The model's name for people; it heads the series descriptions."""
+    title: Annotated[str, Field(max_length=46)]
+    """The model's name for people; it heads the series descriptions, which have 64 characters."""
     series: SeriesRequirement
     labels: Mapping[int, Label]
     limits: str

@@ -12,7 +12,7 @@ from coread.errors import CoreadError, SourceGone, TransientError
 from coread.job import Job, fingerprint_of, job_id_of
 from coread.ledger import ArrivingStudy, Ledger
 from coread.logs import logger
-from coread.plugin.completeness import Complete, decide
+from coread.plugin.completeness import is_complete
 from coread.plugin.routing import models_for
 from coread.settings import Settings
 
@@ -26,6 +26,7 @@ class Intake:
         self,
         *,
         archive: Archive,
+        archive_identity: str,
         ledger: Ledger,
         settings: Settings,
         model_versions: Mapping[str, str],
@@ -33,6 +34,7 @@ class Intake:
         clock: Callable[[], datetime],
     ) -> None:
         self._archive = archive
+        self._archive_identity = archive_identity
         self._ledger = ledger
         self._settings = settings
         self._model_versions = model_versions
@@ -47,27 +49,28 @@ class Intake:
 
     def take_in_changes(self) -> None:
         """Mark the studies that instances were added to, page by page; each page moves the cursor with it."""
-        since = self._ledger.last_change()
-        newest = self._archive.last_change()
-        if newest < since:
-            logger().warning("Orthanc's change log is older than the ledger; reading all of it", since=since)
-            since = 0
-        while since < newest:
+        # The log can end before the cursor: lines go with the studies that are deleted, and a restored database has
+        # fewer. Numbers are not used again in the first case and are in the second; going back to the end serves both.
+        since = min(self._ledger.last_change(self._archive_identity), self._archive.last_change())
+        while True:
             changes, since = self._archive.changes(since=since, limit=CHANGES_PER_PAGE)
+            if not changes:
+                return
             studies: dict[str, int] = {}
             for change in changes:
                 if change.kind == "NewInstance":
-                    study = self._archive.study_of_instance(change.orthanc_id)
+                    study = self._archive.study_of_source(change.orthanc_id)
                     if study is not None:
                         studies[study] = change.number
-            self._ledger.note_arrivals(studies, last_change=since, at=self._clock())
+            self._ledger.note_arrivals(
+                studies, archive_identity=self._archive_identity, last_change=since, at=self._clock()
+            )
 
     def settle_complete_studies(self) -> None:
         """Record the jobs of each study that is complete."""
         quiet = timedelta(seconds=self._settings.intake.quiet_s)
         for study in self._ledger.arriving():
-            verdict = decide(last_arrival_at=study.last_arrival_at, now=self._clock(), quiet=quiet)
-            if not isinstance(verdict, Complete):
+            if not is_complete(last_arrival_at=study.last_arrival_at, now=self._clock(), quiet=quiet):
                 continue
             try:
                 self._settle(study)

@@ -4,10 +4,13 @@ GET /coread/health            200 if the intake runs, 503 if not
 GET /coread/jobs              the newest jobs
 GET /coread/jobs?study=UID    the jobs of a study
 GET /coread/jobs/{job id}     a job with its history and its findings
+POST /coread/jobs/{job id}/retry    let a job that has failed, was refused or cancelled run again
+POST /coread/jobs/{job id}/cancel   withdraw a job whose results are not being stored yet
 """
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from coread import __version__
@@ -33,12 +36,24 @@ def register_routes(orthanc: Any, ledger: Ledger, *, is_alive: Callable[[], bool
         else:
             _answer(output, describe(record, history=ledger.history(job_id)))
 
-    for path, handler in (
-        ("/coread/health", health),
-        ("/coread/jobs", jobs),
-        ("/coread/jobs/([0-9a-f]+)", job),
+    def change(output: Any, _url: str, **request: Any) -> None:
+        job_id, wish = request["groups"]
+        changed = (ledger.retry if wish == "retry" else ledger.cancel)(job_id, at=datetime.now(UTC))
+        record = ledger.job(job_id)
+        if record is None:
+            _answer(output, {"error": f"no job {job_id}; GET /coread/jobs lists them"}, status=404)
+        elif changed:
+            _answer(output, describe(record))
+        else:
+            _answer(output, {"error": f"cannot {wish} a job that is {record.state}"}, status=409)
+
+    for path, handler, method in (
+        ("/coread/health", health, "GET"),
+        ("/coread/jobs", jobs, "GET"),
+        ("/coread/jobs/([0-9a-f]+)", job, "GET"),
+        ("/coread/jobs/([0-9a-f]+)/(retry|cancel)", change, "POST"),
     ):
-        orthanc.RegisterRestCallback(path, _only_get(handler))
+        orthanc.RegisterRestCallback(path, _only(method, handler))
 
 
 def describe(record: JobRecord, *, history: list[JobEvent] | None = None) -> dict[str, Any]:
@@ -65,12 +80,12 @@ def describe(record: JobRecord, *, history: list[JobEvent] | None = None) -> dic
     return described
 
 
-def _only_get(handler: Callable[..., None]) -> Callable[..., None]:
+def _only(method: str, handler: Callable[..., None]) -> Callable[..., None]:
     def checked(output: Any, url: str, **request: Any) -> None:
-        if request["method"] == "GET":
+        if request["method"] == method:
             handler(output, url, **request)
         else:
-            output.SendMethodNotAllowed("GET")
+            output.SendMethodNotAllowed(method)
 
     return checked
 

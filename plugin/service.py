@@ -6,6 +6,7 @@ waits. The hooks that run inside a C-STORE are not used at all.
 
 import json
 import threading
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +27,8 @@ from coread.settings import Settings, load_settings
 BACK_OFF_S = 2.0
 """The wait after a step that failed because a neighbour was away."""
 STOP_TIMEOUT_S = 10.0
+IDENTITY_PROPERTY = 4711
+"""The number of our property in Orthanc's database; numbers from 1024 are left to plugins."""
 
 
 def start(orthanc: Any) -> None:
@@ -47,6 +50,7 @@ def start(orthanc: Any) -> None:
         with archive:
             intake = Intake(
                 archive=archive,
+                archive_identity=_identity_of_database(orthanc),
                 ledger=ledger,
                 settings=settings,
                 model_versions={name: model.version for name, model in models.items()},
@@ -67,6 +71,15 @@ def start(orthanc: Any) -> None:
 
     orthanc.RegisterOnChangeCallback(on_change)
     register_routes(orthanc, ledger, is_alive=thread.is_alive)
+
+
+def _identity_of_database(orthanc: Any) -> str:
+    """What tells this database of Orthanc's from any other: a name that we give it once, kept in it."""
+    identity = str(orthanc.GetGlobalProperty(IDENTITY_PROPERTY, ""))
+    if not identity:
+        identity = uuid.uuid4().hex
+        orthanc.SetGlobalProperty(IDENTITY_PROPERTY, identity)
+    return identity
 
 
 def _repeat(step: Callable[[], None], *, stop: threading.Event, pause_s: float) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import highdicom as hd
 
 from coread.errors import CoreadError
+from coread.job import fingerprint_of, job_id_of
+from coread.logs import logger
 from coread.models.runner import BundleRunner
 from coread.workers.jobs import utc_now
 from coread.workers.picture import montage
@@ -37,15 +39,33 @@ def analyze_studies(
     for study in studies:
         for model in models:
             try:
-                reading = read_study(study, warm(model), created_at=utc_now())
+                reading = _read(study, warm(model))
             except CoreadError as error:
                 outcomes.append(Outcome(study_instance_uid=study.study_instance_uid, model=model, error=error))
+            except Exception as error:  # noqa: BLE001  # here a study ends: the others are still to be read
+                logger().exception("study not read", study_instance_uid=study.study_instance_uid)
+                broken = CoreadError(f"unexpected {type(error).__name__}; please report it with the log line above")
+                outcomes.append(Outcome(study_instance_uid=study.study_instance_uid, model=model, error=broken))
             else:
                 files = write_reading(reading, output / study.study_instance_uid / model)
                 outcomes.append(
                     Outcome(study_instance_uid=study.study_instance_uid, model=model, reading=reading, files=files)
                 )
     return outcomes
+
+
+def _read(study: Study, runner: BundleRunner) -> Reading:
+    """Each run over a folder is a job of its own, with its time in the job's id: its results are new objects and never
+    share a UID with what the plugin, or another run, has made of the same images.
+    """
+    now = utc_now()
+    job_id = job_id_of(
+        study_instance_uid=study.study_instance_uid,
+        model=runner.model.name,
+        model_version=runner.model.version,
+        fingerprint=f"{fingerprint_of(study.sop_instance_uids)} {now.isoformat()}",
+    )
+    return read_study(study, runner, job_id=job_id, created_at=now)
 
 
 def write_reading(reading: Reading, folder: Path) -> list[Path]:

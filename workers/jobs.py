@@ -13,7 +13,7 @@ from typing import Self
 import structlog
 
 from coread.archive import Archive
-from coread.errors import ConfigurationError, CoreadError, InputError, SourceGone, TransientError
+from coread.errors import ConfigurationError, CoreadError, InputError, StudyChanged, TransientError
 from coread.job import Job, JobState, fingerprint_of
 from coread.ledger import Ledger
 from coread.logs import logger
@@ -23,6 +23,7 @@ from coread.workers.pipeline import Reading, Stopwatch, read_study
 from coread.workers.study import study_in_archive
 
 HEARTBEATS_PER_LEASE = 4
+LONGEST_DELAY_S = 300.0
 
 
 def utc_now() -> datetime:
@@ -89,30 +90,39 @@ class JobRunner:
 
     def _run(self, job: Job) -> JobState:
         try:
-            reading = self._read(job)
-            return self._store(job, reading)
-        except InputError as error:
-            return self._end(job, JobState.REFUSED, str(error))
+            return self._read_and_store(job)
+        except StudyChanged as error:
+            self._ledger.start_over(job, worker=self._worker, reason=str(error), at=utc_now())
+            logger().info("study changed; it will be settled again")
+            return JobState.SUPERSEDED
         except TransientError as error:
             return self._try_again(job, str(error))
-        except CoreadError as error:
-            logger().exception("job failed")
-            return self._end(job, JobState.FAILED, str(error))
         except Exception as error:  # noqa: BLE001  # here a job ends: whatever it was, the worker goes on with the next
             logger().exception("job broke")
             return self._try_again(job, f"unexpected {type(error).__name__}; the worker's log says where")
+
+    def _read_and_store(self, job: Job) -> JobState:
+        try:
+            return self._store(job, self._read(job))
+        except (TransientError, StudyChanged):
+            raise
+        except InputError as error:
+            return self._end(job, JobState.REFUSED, str(error))
+        except CoreadError as error:
+            logger().exception("job failed")
+            return self._end(job, JobState.FAILED, str(error))
 
     def _read(self, job: Job) -> Reading:
         runner = self._models(job.model)
         if runner.model.version != job.model_version:
             raise ConfigurationError(
                 f"expected {job.model} {job.model_version}, found {runner.model.version} on this worker; "
-                "bring plugin and workers to the same version, then retry the job"
+                "bring plugin and workers to the same version, then POST to /coread/jobs/{job id}/retry"
             )
         study = study_in_archive(self._archive, job.orthanc_id)
         if fingerprint_of(study.sop_instance_uids) != job.fingerprint:
-            raise SourceGone("expected the instances that the job was made for, found others; a newer job reads them")
-        return read_study(study, runner, created_at=job.created_at)
+            raise StudyChanged("the study is not what it was when the job was made; it will be read as it is now")
+        return read_study(study, runner, job_id=job.job_id, created_at=job.created_at)
 
     def _store(self, job: Job, reading: Reading) -> JobState:
         if not self._ledger.start_storing(job.job_id, worker=self._worker, result=reading.summary, at=utc_now()):
@@ -122,11 +132,12 @@ class JobRunner:
         with watch.stage("store"):
             for result in reading.objects:
                 self._archive.store(result.file())
-            self._delete_superseded(job)
         return self._end(job, JobState.DONE, "", reading)
 
-    def _delete_superseded(self, job: Job) -> None:
-        """Take away what earlier jobs of this model stored for this study before it changed."""
+    def _withdraw_earlier_results(self, job: Job) -> None:
+        """Take away what earlier jobs of this model stored for this study before it changed: it is wrong now, whether
+        or not this job has something better.
+        """
         earlier = {
             uid
             for record in self._ledger.jobs(study_instance_uid=job.study_instance_uid)
@@ -139,17 +150,24 @@ class JobRunner:
                     self._archive.delete_series(series.orthanc_id)
 
     def _end(self, job: Job, state: JobState, reason: str, reading: Reading | None = None) -> JobState:
-        summary = reading.summary if reading else {}
-        self._ledger.finish(job.job_id, state, worker=self._worker, reason=reason, result=summary, at=utc_now())
-        logger().info("job ended", state=state, reason=reason, model=job.model, seconds=summary.get("seconds"))
+        summary = reading.summary if reading else None
+        self._withdraw_earlier_results(job)
+        ended = self._ledger.finish(job.job_id, state, worker=self._worker, reason=reason, result=summary, at=utc_now())
+        if not ended:
+            logger().info("job was given away while it ran", would_be=state)
+            return JobState.SUPERSEDED
+        logger().info("job ended", state=state, reason=reason, model=job.model, seconds=summary and summary["seconds"])
         return state
 
     def _try_again(self, job: Job, reason: str) -> JobState:
         record = self._ledger.job(job.job_id)
         attempts = record.attempts if record else 0
         if attempts >= self._settings.attempts:
-            return self._end(job, JobState.FAILED, f"{reason} (tried {attempts} times)")
-        wait_s = self._settings.retry_delay_s * 2 ** max(0, attempts - 1)
+            text = f"{reason} (tried {attempts} times)"
+            self._ledger.finish(job.job_id, JobState.FAILED, worker=self._worker, reason=text, at=utc_now())
+            logger().error("job ended", state=JobState.FAILED, reason=text, model=job.model)
+            return JobState.FAILED
+        wait_s = min(LONGEST_DELAY_S, self._settings.retry_delay_s * 2 ** max(0, attempts - 1))
         now = utc_now()
         not_before = now + timedelta(seconds=wait_s)
         self._ledger.try_again(job.job_id, worker=self._worker, reason=reason, at=now, not_before=not_before)

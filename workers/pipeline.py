@@ -13,9 +13,9 @@ from typing import Any
 from coread.dicom_sr.encode import ResultObject, encode_findings
 from coread.dicom_sr.identity import ResultIdentity
 from coread.findings import Findings
-from coread.job import fingerprint_of, job_id_of
 from coread.models.runner import BundleRunner
 from coread.workers.measure import measure
+from coread.workers.plausibility import check_field_of_view
 from coread.workers.series import choose_series
 from coread.workers.study import Study
 from coread.workers.volume import SourceVolume
@@ -47,25 +47,24 @@ class Stopwatch:
             self.seconds[name] = round(time.perf_counter() - started, 4)
 
 
-def read_study(study: Study, runner: BundleRunner, *, created_at: datetime) -> Reading:
-    """Read a study with a model. Raises InputError if it does not fit, ModelError or ResultError if it went wrong."""
+def read_study(study: Study, runner: BundleRunner, *, job_id: str, created_at: datetime) -> Reading:
+    """Read a study with a model; all UIDs of the results derive from ``job_id``.
+
+    Raises InputError if the study does not fit, ModelError or ResultError if it went wrong.
+    """
     model = runner.model
     watch = Stopwatch()
     with watch.stage("fetch"):
         chosen = choose_series(study, model.manifest.series)
     with watch.stage("infer"):
         labels = runner.segment(chosen.source.volume)
+    check_field_of_view(labels, chosen.source.volume, model.manifest.series)
     with watch.stage("measure"):
         findings = measure(
             labels, chosen.source.volume, manifest=model.manifest, modality=str(chosen.series.header.Modality)
         )
     identity = ResultIdentity(
-        job_id=job_id_of(
-            study_instance_uid=study.study_instance_uid,
-            model=model.name,
-            model_version=model.version,
-            fingerprint=fingerprint_of(study.sop_instance_uids),
-        ),
+        job_id=job_id,
         model=model.name,
         title=model.manifest.title,
         version=model.version,

@@ -49,14 +49,18 @@ def choose_series(study: Study, requirement: SeriesRequirement) -> ChosenSeries:
 
 
 def _largest_first(series: Series) -> tuple[int, int, str]:
-    return -series.size, int(series.header.get("SeriesNumber") or 0), series.series_instance_uid
+    number = str(series.header.get("SeriesNumber") or "")
+    return -series.size, int(number) if number.isdigit() else 0, series.series_instance_uid
 
 
 def _header_mismatch(header: Dataset, requirement: SeriesRequirement) -> str | None:
     for keyword, patterns in requirement.must.items():
         if not _matches(header, {keyword: patterns}):
-            found = f", found {header.get('Modality', 'none')}" if keyword == "Modality" else ""
+            found = f", found {header.get('Modality') or 'none'}" if keyword == "Modality" else ""
             return f"{keyword} is not {' or '.join(patterns)}{found}"
+    for keyword, patterns in requirement.must_not.items():
+        if _matches(header, {keyword: patterns}):
+            return f"{keyword} says that it is another kind of series"
     if requirement.any_of and not any(_matches(header, patterns) for patterns in requirement.any_of):
         keywords = " and ".join(sorted({keyword for patterns in requirement.any_of for keyword in patterns}))
         return f"{keywords} do not say that it is one"

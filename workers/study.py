@@ -1,6 +1,8 @@
 """A study as the pipeline takes it, whether it lies in Orthanc or in a folder."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +10,29 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from coread.archive import Archive, ArchivedSeries, is_source
 from coread.errors import NotDicom
 
+UNPARSABLE = (
+    InvalidDicomError,
+    EOFError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    IndexError,
+    NotImplementedError,
+    OSError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises at files that are cut short or damaged."""
+
 IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-"""What every image has. (A DICOMDIR has not; it is left out by its name.)"""
+"""What every image has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +119,16 @@ def _study_of_files(study_uid: str, groups: list[list[tuple[Path, Dataset]]]) ->
 
 def _dicom_files(folder: Path) -> Iterator[tuple[Path, Dataset]]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "DICOMDIR" and _starts_like_dicom(path):
+        if path.is_file() and _starts_like_dicom(path) and not _is_directory(path):
             yield path, _parse(path.read_bytes(), str(path), header_only=True)
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether a file is a DICOMDIR, whatever its name is: it lists images and is none."""
+    try:
+        return bool(read_file_meta_info(path).get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage)
+    except UNPARSABLE:
+        return False  # then it is said to be so where it is parsed
 
 
 def _starts_like_dicom(path: Path) -> bool:
@@ -113,7 +140,7 @@ def _parse(file: bytes, name: str, *, header_only: bool = False) -> Dataset:
     try:
         dataset = pydicom.dcmread(io.BytesIO(file), stop_before_pixels=header_only)
         absent = [keyword for keyword in IDENTIFIERS if not dataset.get(keyword)]
-    except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+    except UNPARSABLE as error:
         raise NotDicom(
             f"expected a DICOM file, found one that cannot be parsed ({type(error).__name__}): {name}; "
             "send or copy the study again"

@@ -22,9 +22,9 @@ SPACING_TOLERANCE = 0.02
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference of two images' direction cosines that is still rounding (they are written to 1e-6 or so)."""
 
-TILT_TOLERANCE_MM = 0.1
-"""Largest sideways shift from slice to slice that is still rounding. A gantry tilt of 1° shifts a 5 mm step by 0.09 mm
-and a 10 mm step by 0.17 mm; tilts in use are 5° and more."""
+GRID_TOLERANCE_MM = 0.1
+"""Largest distance of an image from its place on the regular grid that is still rounding. It must stay below what
+``dicom_sr.proof`` accepts. A gantry tilt of 5° shifts each 1 mm step by 0.09 mm, and the shifts add up."""
 
 DUPLICATE_TOLERANCE_MM = 0.01
 """Two images nearer than this are in the same place."""
@@ -49,12 +49,12 @@ def build_volume(images: Sequence[Dataset]) -> SourceVolume:
         _check_image(image)
     orientation = _common_orientation(images)
     normal = np.cross(orientation[0], orientation[1])
-    positions = np.array([image.ImagePositionPatient for image in images], dtype=np.float64)
+    positions = np.array([_numbers(image, "ImagePositionPatient", 3) for image in images])
     order = np.argsort(positions @ normal, kind="stable")
     step = _common_step(positions[order], normal)
     ordered = [images[index] for index in order]
     affine = np.eye(4)
-    row_mm, column_mm = (float(length) for length in ordered[0].PixelSpacing)
+    row_mm, column_mm = _numbers(ordered[0], "PixelSpacing", 2)
     affine[:3, 0] = step * normal
     affine[:3, 1] = orientation[1] * row_mm
     affine[:3, 2] = orientation[0] * column_mm
@@ -69,39 +69,56 @@ def build_volume(images: Sequence[Dataset]) -> SourceVolume:
 
 
 def _check_image(image: Dataset) -> None:
-    uid = image.get("SOPInstanceUID", "without SOPInstanceUID")
-    if "NumberOfFrames" in image or "SharedFunctionalGroupsSequence" in image:
+    uid = image.SOPInstanceUID
+    if "SharedFunctionalGroupsSequence" in image or int(image.get("NumberOfFrames") or 1) > 1:
         raise GeometryError(
             f"expected single-frame images, found the multi-frame instance {uid}; send the series as single frames"
         )
-    required = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
-    absent = [keyword for keyword in required if image.get(keyword) in (None, "")]
-    if absent:
-        raise GeometryError(
-            f"expected {', '.join(absent)} in every image, found none in {uid}; only slices can be read"
-        )
+    _numbers(image, "ImagePositionPatient", 3)
+    _numbers(image, "ImageOrientationPatient", 6)
+    if (_numbers(image, "PixelSpacing", 2) <= 0).any():
+        raise GeometryError(f"expected a PixelSpacing above 0, found another in {uid}; check the sender")
+    if not image.get("FrameOfReferenceUID"):
+        raise GeometryError(f"expected a FrameOfReferenceUID, found none in {uid}; only slices of a volume can be read")
     if image.get("SamplesPerPixel") != 1 or image.get("PhotometricInterpretation") != "MONOCHROME2":
         raise GeometryError(
             f"expected grey images (MONOCHROME2), found another kind in {uid}; send the original series"
         )
 
 
+def _numbers(image: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
+    """The values of a tag, shape (count,). Raises GeometryError unless there are as many, all of them numbers."""
+    value = image.get(keyword)
+    values = [] if value in (None, "") else value
+    try:
+        numbers = np.array([float(each) for each in values], dtype=np.float64)
+    except (ValueError, TypeError):
+        numbers = np.array([])
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        found = "none" if value in (None, "") else "something else"
+        raise GeometryError(
+            f"expected {keyword} of {count} numbers in every image, found {found} in {image.SOPInstanceUID}; "
+            "only slices of a volume can be read"
+        )
+    return numbers
+
+
 def _common_orientation(images: Sequence[Dataset]) -> NDArray[np.float64]:
     """The two direction cosines, shape (2, 3): along a row, down a column."""
     first = images[0]
-    reference = np.array(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+    reference = _numbers(first, "ImageOrientationPatient", 6).reshape(2, 3)
     for image in images:
         uid = image.SOPInstanceUID
         if image.get("FrameOfReferenceUID") != first.get("FrameOfReferenceUID"):
             raise GeometryError(f"expected one frame of reference, found two; the second begins with {uid}")
-        orientation = np.array(image.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+        orientation = _numbers(image, "ImageOrientationPatient", 6).reshape(2, 3)
         if np.abs(orientation - reference).max() > ORIENTATION_TOLERANCE:
             raise GeometryError(
                 f"expected slices of one orientation, found a different one in {uid}; "
                 "send the stack as a series of its own"
             )
         if (image.Rows, image.Columns) != (first.Rows, first.Columns) or not np.allclose(
-            np.array(image.PixelSpacing, dtype=float), np.array(first.PixelSpacing, dtype=float), rtol=1e-3
+            _numbers(image, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3
         ):
             raise GeometryError(f"expected slices of one size and pixel spacing, found another in {uid}")
     if not np.allclose(reference @ reference.T, np.eye(2), atol=1e-3):
@@ -130,14 +147,21 @@ def _common_step(positions: NDArray[np.float64], normal: NDArray[np.float64]) ->
             f"expected slices {typical:.2f} mm apart, found {steps[where]:.2f} mm between slices {where + 1} and "
             f"{where + 2} of {len(positions)}: a slice is missing or the series is mixed; send the whole series again"
         )
-    sideways = np.diff(positions, axis=0) - np.outer(steps, normal)
-    tilt_mm = float(np.linalg.norm(sideways, axis=1).max())
-    if tilt_mm > TILT_TOLERANCE_MM:
+    step = float((distances[-1] - distances[0]) / len(steps))
+    grid = positions[0] + np.outer(np.arange(len(positions)) * step, normal)
+    away = positions - grid
+    along = np.abs(away @ normal).max()
+    sideways = np.linalg.norm(away - np.outer(away @ normal, normal), axis=1).max()
+    if sideways > GRID_TOLERANCE_MM:
         raise GeometryError(
-            f"expected slices stacked at right angles, found each shifted sideways by {tilt_mm:.2f} mm (gantry tilt); "
-            "send a series reformatted without tilt"
+            f"expected slices stacked at right angles, found some shifted sideways by up to {sideways:.2f} mm "
+            "(gantry tilt, or the patient table moved); send a series reformatted without tilt"
         )
-    return float((distances[-1] - distances[0]) / len(steps))
+    if along > GRID_TOLERANCE_MM:
+        raise GeometryError(
+            f"expected evenly spaced slices, found some up to {along:.2f} mm from their place; send an even series"
+        )
+    return step
 
 
 def _pixels(image: Dataset) -> NDArray[np.float32]:

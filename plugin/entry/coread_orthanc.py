@@ -6,11 +6,15 @@ script lies in a folder of its own because Orthanc puts that folder first on ``s
 
 import os
 import site
+import sys
 from pathlib import Path
 
 here = Path(__file__)
 installed_in = next((str(folder) for folder in here.parents if folder.name == "site-packages"), None)
+before = list(sys.path)
 site.addsitedir(os.environ.get("COREAD_SITE_PACKAGES") or installed_in or "")
+# In front of Debian's own packages, which may be older than what Coread is pinned to.
+sys.path[:] = [path for path in sys.path if path not in before] + before
 
 import orthanc  # noqa: E402  # pyright: ignore[reportMissingImports]
 

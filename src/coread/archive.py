@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx
 
@@ -22,7 +22,7 @@ NOT_SOURCES = frozenset({"SR", "SEG", "KO", "PR", "RTSTRUCT", "RTPLAN", "RTDOSE"
 
 def is_source(*, modality: str | None, manufacturer: str | None) -> bool:
     """Whether a model may read a series: it is not a result of ours, nor one of objects that speak about images."""
-    return manufacturer != MANUFACTURER and modality not in NOT_SOURCES
+    return manufacturer != MANUFACTURER and str(modality) not in NOT_SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +78,6 @@ class Archive:
     ) -> None:
         self._http.close()
 
-    def system(self) -> dict[str, Any]:
-        """Orthanc's name, version and AE title."""
-        answer: dict[str, Any] = self._get("/system").json()
-        return answer
-
     def last_change(self) -> int:
         """The number of the newest line of the change log."""
         return int(self._get("/changes?last").json()["Last"])
@@ -95,12 +90,16 @@ class Archive:
         ]
         return changes, int(answer["Last"])
 
-    def study_of_instance(self, orthanc_id: str) -> str | None:
-        """The Orthanc id of an instance's study; None if the instance is gone."""
+    def study_of_source(self, orthanc_id: str) -> str | None:
+        """The Orthanc id of the study of a source instance; None if the instance is gone, or no model may read it."""
         try:
-            return str(self._get(f"/instances/{orthanc_id}/study").json()["ID"])
+            series = self._get(f"/instances/{orthanc_id}/series").json()
         except SourceGone:
             return None
+        tags = series["MainDicomTags"]
+        if not is_source(modality=tags.get("Modality"), manufacturer=tags.get("Manufacturer")):
+            return None
+        return str(series["ParentStudy"])
 
     def study(self, orthanc_id: str) -> ArchivedStudy:
         """A study with its series. Raises SourceGone if it was deleted."""

@@ -57,6 +57,11 @@ def main() -> None:
     except CoreadError as error:
         click.echo(f"coread: {error}", err=True)
         sys.exit(exit_status(error))
+    except OSError as error:
+        click.echo(
+            f"coread: {error.filename or 'a file'}: {error.strerror}; check the path and its permissions", err=True
+        )
+        sys.exit(CONFIGURATION)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from coread.errors import ArchiveUnavailable, CoreadError
 from coread.job import ENDED
 from coread.phantom import TRUTH_NAME, write_short_axis_study, write_unfit_study
 from coread.send import c_store
-from coread.settings import IntakeSettings, Settings
+from coread.settings import Settings, load_settings
 from coread.supervisor import Supervisor
 from coread.workers.picture import montage
 from coread.workers.study import studies_in_folder
@@ -42,18 +43,23 @@ class Sent:
 
 
 def run_demo(settings: Settings, *, output: Path, input_folder: Path | None, console: Console) -> bool:
-    """Run it; True if every study was read or refused, and at least one was read or the input was the user's own."""
-    server = (output / "server").resolve()
-    shutil.rmtree(server, ignore_errors=True)
-    server.mkdir(parents=True)
-    settings = settings.model_copy(
-        update={
-            "data_folder": server,
-            "intake": IntakeSettings(quiet_s=QUIET_S),
-            "orthanc": settings.orthanc.model_copy(update={"http_port": 0, "dicom_port": 0}),
-        }
-    )
+    """Run it; True if every study was read or refused, and at least one was read or the input was the user's own.
+
+    Of the settings, the models and the device are taken. The server's files go to a temporary folder, which is kept if
+    something went wrong.
+    """
+    server = Path(tempfile.mkdtemp(prefix="coread-demo-"))
     settings_file = _write_settings(settings, server)
+    settings = load_settings(settings_file)
+    good = _run(settings, settings_file, output=output.resolve(), input_folder=input_folder, console=console)
+    if good:
+        shutil.rmtree(server)
+    else:
+        console.print(f"The server's files and logs are in {server}")
+    return good
+
+
+def _run(settings: Settings, settings_file: Path, *, output: Path, input_folder: Path | None, console: Console) -> bool:
     console.print("[bold]1[/] Preparing the studies")
     folders = [input_folder] if input_folder else _sample_studies(output / "studies")
     sent = [one for folder in folders for one in _studies(folder)]
@@ -102,17 +108,29 @@ def _studies(folder: Path) -> list[Sent]:
 
 
 def _write_settings(settings: Settings, server: Path) -> Path:
-    """The settings that Orthanc and the worker read: the user's routes, the demonstration's folder and quiet time."""
-    lines = [f"data_folder = {json.dumps(str(server))}", "[intake]", f"quiet_s = {QUIET_S}"]
-    if settings.models.folders:
-        lines += ["[models]", f"folders = {json.dumps([str(folder) for folder in settings.models.folders])}"]
-    for route in settings.route:
-        lines += ["[[route]]", f"name = {json.dumps(route.name)}", f"models = {json.dumps(list(route.models))}"]
-        lines += ["[route.match]"] + [
-            f"{keyword} = {json.dumps(patterns)}" for keyword, patterns in route.match.items()
-        ]
+    """The settings that Orthanc and the worker read: every model of the routes reads every study."""
+    models = sorted({model for route in settings.route for model in route.models})
+    folders = [str(folder) for folder in settings.models.folders]
     path = server / "coread.toml"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(
+        f"""data_folder = "data"
+[orthanc]
+executable = {json.dumps(settings.orthanc.executable)}
+plugin_folder = {json.dumps(str(settings.orthanc.plugin_folder))}
+http_port = 0
+dicom_port = 0
+[intake]
+quiet_s = {QUIET_S}
+[worker]
+device = {json.dumps(settings.worker.device)}
+[models]
+folders = {json.dumps(folders)}
+[[route]]
+name = "demonstration"
+models = {json.dumps(models)}
+""",
+        encoding="utf-8",
+    )
     return path
 
 

@@ -83,7 +83,7 @@ def _libraries(_settings: Settings) -> Iterator[Check]:
             what=name,
             verdict=Verdict.OK if present else Verdict.MISSING,
             found="installed" if present else "not installed",
-            remedy="" if present else "pip install --constraint constraints.txt coread",
+            remedy="" if present else "run scripts/setup demo in the checkout",
         )
 
 

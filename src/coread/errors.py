@@ -10,6 +10,7 @@
     │   ├── NoSuitableSeries      no series of the study is what the model reads
     │   ├── GeometryError         the images do not form one regular volume
     │   └── SourceGone            the study, or an instance of it, is no longer in the archive
+    ├── StudyChanged              the study is no longer what the job was made for: it is settled again
     ├── ModelError                the model failed, or gave what it must not give: the job is `failed`
     ├── ResultError               a result object did not read back as what was to be written: the job is `failed`
     └── ConfigurationError        a person must change a setting or a file; a job that meets it has failed
@@ -57,6 +58,10 @@ class GeometryError(InputError):
 
 
 class SourceGone(InputError):
+    pass
+
+
+class StudyChanged(CoreadError):
     pass
 
 

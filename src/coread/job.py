@@ -31,7 +31,7 @@ class JobState(StrEnum):
 
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    JobState.WAITING: frozenset({JobState.QUEUED, JobState.CANCELLED, JobState.SUPERSEDED, JobState.FAILED}),
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.CANCELLED, JobState.SUPERSEDED}),
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.WAITING, JobState.CANCELLED, JobState.SUPERSEDED}),
     JobState.RUNNING: frozenset(
         {
@@ -43,10 +43,12 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
             JobState.SUPERSEDED,
         }
     ),
-    JobState.STORING: frozenset({JobState.DONE, JobState.FAILED, JobState.WAITING, JobState.SUPERSEDED}),
+    JobState.STORING: frozenset(
+        {JobState.DONE, JobState.REFUSED, JobState.FAILED, JobState.WAITING, JobState.SUPERSEDED}
+    ),
     JobState.DONE: frozenset({JobState.SUPERSEDED, JobState.WAITING}),
     JobState.FAILED: frozenset({JobState.WAITING, JobState.SUPERSEDED}),
-    JobState.REFUSED: frozenset({JobState.SUPERSEDED}),
+    JobState.REFUSED: frozenset({JobState.WAITING, JobState.SUPERSEDED}),
     JobState.CANCELLED: frozenset({JobState.WAITING, JobState.SUPERSEDED}),
     JobState.SUPERSEDED: frozenset({JobState.WAITING}),
 }

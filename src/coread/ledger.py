@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.pool import NullPool
 
 from coread.errors import ConfigurationError
-from coread.job import ENDED, LEASED, TRANSITIONS, Job, JobState, Priority
+from coread.job import LEASED, TRANSITIONS, Job, JobState, Priority
 
 SQLITE_BUSY_TIMEOUT_S = 30
 """Writers take turns; the longest transaction is a fraction of a second."""
@@ -46,6 +46,7 @@ _cursor = sa.Table(
     "archive_cursor",
     _metadata,
     sa.Column("cursor_id", sa.Integer, primary_key=True),
+    sa.Column("archive_identity", sa.String),
     sa.Column("last_change", sa.BigInteger),
 )
 _arriving = sa.Table(
@@ -117,10 +118,6 @@ class JobRecord:
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def ended(self) -> bool:
-        return self.state in ENDED
-
-    @property
     def result_uids(self) -> frozenset[str]:
         """SOP Instance UIDs of the result objects; empty until they are made."""
         return frozenset(self.result.get("sop_instance_uids", ()))
@@ -158,22 +155,25 @@ class Ledger:
 
     # Arrival -----------------------------------------------------------------------------------------------------
 
-    def last_change(self) -> int:
-        """The number of the last change of Orthanc's log that was taken in; 0 before the first."""
-        with self._engine.connect() as connection:
-            return connection.scalar(sa.select(_cursor.c.last_change)) or 0
+    def last_change(self, archive_identity: str) -> int:
+        """The number of the last change of Orthanc's log that was taken in; 0 before the first.
 
-    def note_arrivals(self, studies: Mapping[str, int], *, last_change: int, at: datetime) -> None:
+        The cursor counts for one database of Orthanc's only: for another one it is 0.
+        """
+        with self._engine.connect() as connection:
+            query = sa.select(_cursor.c.last_change).where(_cursor.c.archive_identity == archive_identity)
+            return connection.scalar(query) or 0
+
+    def note_arrivals(
+        self, studies: Mapping[str, int], *, archive_identity: str, last_change: int, at: datetime
+    ) -> None:
         """Mark ``studies`` (Orthanc id → number of its latest change) as arriving and move the cursor, in one step."""
+        cursor = {"archive_identity": archive_identity, "last_change": last_change}
         with self._engine.begin() as connection:
             for orthanc_id, change in studies.items():
-                mark = {"last_change": change, "last_arrival_at": at}
-                if not connection.execute(
-                    sa.update(_arriving).where(_arriving.c.orthanc_id == orthanc_id).values(mark)
-                ).rowcount:
-                    connection.execute(sa.insert(_arriving).values(orthanc_id=orthanc_id, **mark))
-            if not connection.execute(sa.update(_cursor).values(last_change=last_change)).rowcount:
-                connection.execute(sa.insert(_cursor).values(cursor_id=1, last_change=last_change))
+                _mark_arriving(connection, orthanc_id, change=change, at=at)
+            if not connection.execute(sa.update(_cursor).values(cursor)).rowcount:
+                connection.execute(sa.insert(_cursor).values(cursor_id=1, **cursor))
 
     def arriving(self) -> list[ArrivingStudy]:
         """The studies whose jobs are not settled, longest quiet first."""
@@ -184,15 +184,18 @@ class Ledger:
     def settle(self, study: ArrivingStudy, jobs: Sequence[Job], *, present_uids: Collection[str], at: datetime) -> None:
         """Record the jobs of a complete study and take its arrival mark away.
 
-        A job that is already known is not recorded again; it is reopened if its results are no longer among
-        ``present_uids`` (the SOP Instance UIDs in the archive), or if the study has changed back. Other jobs of the
-        same model on this study are superseded. The mark stays if the study has changed meanwhile.
+        A job that is already known is not recorded again. It is reopened if the study has changed back, if it was
+        refused or has failed and the study was sent again, or if its results are no longer among ``present_uids`` (the
+        SOP Instance UIDs in the archive). Other jobs of the same model on this study are superseded. The mark stays if
+        the study has changed meanwhile.
         """
         with self._engine.begin() as connection:
             for job in jobs:
                 self._record(connection, job, present_uids=present_uids, at=at)
                 for other in self._others(connection, job):
-                    self._move(connection, other, JobState.SUPERSEDED, reason="the study has changed", at=at)
+                    values = {"worker": None}
+                    reason = "the study has changed"
+                    self._move(connection, other, JobState.SUPERSEDED, reason=reason, at=at, values=values)
             connection.execute(
                 sa.delete(_arriving).where(
                     _arriving.c.orthanc_id == study.orthanc_id, _arriving.c.last_change == study.last_change
@@ -212,11 +215,18 @@ class Ledger:
         reason = ""
         if known.state is JobState.SUPERSEDED:
             reason = "the study has changed back"
+        elif known.state in (JobState.REFUSED, JobState.FAILED):
+            reason = "the study was sent again"
         elif known.state is JobState.DONE and not known.result_uids.issubset(present_uids):
             reason = "its results are no longer in the archive"
         if reason:
-            values = {"attempts": 0, "not_before": at, "orthanc_id": job.orthanc_id}
-            self._move(connection, known, JobState.WAITING, reason=reason, at=at, values=values)
+            self._reopen(connection, known, reason=reason, at=at, orthanc_id=job.orthanc_id)
+
+    def _reopen(
+        self, connection: sa.Connection, record: JobRecord, *, reason: str, at: datetime, orthanc_id: str
+    ) -> bool:
+        values = {"attempts": 0, "not_before": at, "orthanc_id": orthanc_id, "worker": None}
+        return self._move(connection, record, JobState.WAITING, reason=reason, at=at, values=values)
 
     def _others(self, connection: sa.Connection, job: Job) -> list[JobRecord]:
         rows = connection.execute(
@@ -237,13 +247,13 @@ class Ledger:
             rows = connection.execute(sa.select(_job).where(_job.c.state.in_(LEASED), _job.c.lease_until < at))
             expired = [_record_of(row) for row in rows.mappings()]
             for record in expired:
+                state, reason = JobState.WAITING, "its worker fell silent"
                 if record.state is JobState.QUEUED:
-                    self._move(connection, record, JobState.WAITING, reason="no worker took it", at=at)
-                elif record.attempts < attempts:
-                    self._move(connection, record, JobState.WAITING, reason="its worker fell silent", at=at)
-                else:
+                    reason = "no worker took it"
+                elif record.attempts >= attempts:
+                    state = JobState.FAILED
                     reason = f"its worker fell silent {record.attempts} times; see the worker's log"
-                    self._move(connection, record, JobState.FAILED, reason=reason, at=at)
+                self._move(connection, record, state, reason=reason, at=at, values={"worker": None})
         return [record.job.job_id for record in expired]
 
     def due(self, *, at: datetime) -> list[Job]:
@@ -309,10 +319,26 @@ class Ledger:
         return self._finish(job_id, worker, JobState.STORING, reason="", at=at, values={"result": dict(result)})
 
     def finish(
-        self, job_id: str, state: JobState, *, worker: str, reason: str = "", result: Mapping[str, Any], at: datetime
+        self,
+        job_id: str,
+        state: JobState,
+        *,
+        worker: str,
+        reason: str = "",
+        result: Mapping[str, Any] | None = None,
+        at: datetime,
     ) -> bool:
-        """Record how the job ended; False if it is no longer this worker's."""
-        return self._finish(job_id, worker, state, reason=reason, at=at, values={"result": dict(result)})
+        """Record how the job ended; False if it is no longer this worker's. Without ``result``, what was recorded of
+        it before stays: results may have been stored.
+        """
+        values = {} if result is None else {"result": dict(result)}
+        return self._finish(job_id, worker, state, reason=reason, at=at, values=values)
+
+    def start_over(self, job: Job, *, worker: str, reason: str, at: datetime) -> bool:
+        """Record that the study is not what the job was made for, and that it is to be settled again."""
+        with self._engine.begin() as connection:
+            _mark_arriving(connection, job.orthanc_id, change=0, at=at)
+            return self._finish_in(connection, job.job_id, worker, JobState.SUPERSEDED, reason=reason, at=at, values={})
 
     def try_again(self, job_id: str, *, worker: str, reason: str, at: datetime, not_before: datetime) -> bool:
         """Let the job wait until ``not_before``; False if it is no longer this worker's."""
@@ -323,17 +349,50 @@ class Ledger:
         self, job_id: str, worker: str, state: JobState, *, reason: str, at: datetime, values: dict[str, Any]
     ) -> bool:
         with self._engine.begin() as connection:
-            row = (
-                connection.execute(sa.select(_job).where(_job.c.job_id == job_id, _job.c.worker == worker))
-                .mappings()
-                .one_or_none()
+            return self._finish_in(connection, job_id, worker, state, reason=reason, at=at, values=values)
+
+    def _finish_in(
+        self,
+        connection: sa.Connection,
+        job_id: str,
+        worker: str,
+        state: JobState,
+        *,
+        reason: str,
+        at: datetime,
+        values: dict[str, Any],
+    ) -> bool:
+        query = sa.select(_job).where(_job.c.job_id == job_id, _job.c.worker == worker)
+        row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            return False
+        record = _record_of(row)
+        if state not in TRANSITIONS[record.state]:
+            return False
+        return self._move(connection, record, state, reason=reason, at=at, values=values)
+
+    # By a person's hand ------------------------------------------------------------------------------------------
+
+    def retry(self, job_id: str, *, at: datetime) -> bool:
+        """Let a job that has failed, was refused or cancelled wait again; False if it is in another state."""
+        with self._engine.begin() as connection:
+            record = self._find(connection, job_id)
+            if record is None or record.state not in (JobState.FAILED, JobState.REFUSED, JobState.CANCELLED):
+                return False
+            return self._reopen(
+                connection, record, reason="a person asked for it", at=at, orthanc_id=record.job.orthanc_id
             )
-            if row is None:
+
+    def cancel(self, job_id: str, *, at: datetime) -> bool:
+        """Withdraw a job whose results are not being stored yet; False if it is too late or already over."""
+        with self._engine.begin() as connection:
+            record = self._find(connection, job_id)
+            if record is None or JobState.CANCELLED not in TRANSITIONS[record.state]:
                 return False
-            record = _record_of(row)
-            if state not in TRANSITIONS[record.state]:
-                return False
-            return self._move(connection, record, state, reason=reason, at=at, values=values)
+            values = {"worker": None}
+            return self._move(
+                connection, record, JobState.CANCELLED, reason="a person withdrew it", at=at, values=values
+            )
 
     # Looking -----------------------------------------------------------------------------------------------------
 
@@ -400,6 +459,12 @@ class Ledger:
         if changed.rowcount:
             _write_event(connection, record.job.job_id, record.state, state, reason=reason, at=at)
         return bool(changed.rowcount)
+
+
+def _mark_arriving(connection: sa.Connection, orthanc_id: str, *, change: int, at: datetime) -> None:
+    mark = {"last_change": change, "last_arrival_at": at}
+    if not connection.execute(sa.update(_arriving).where(_arriving.c.orthanc_id == orthanc_id).values(mark)).rowcount:
+        connection.execute(sa.insert(_arriving).values(orthanc_id=orthanc_id, **mark))
 
 
 def _write_event(

@@ -94,10 +94,10 @@ class WorkerSettings(Section):
 
     lease_s: Seconds = 60.0
     """A job whose worker has not been heard of for this long is given to another one."""
-    attempts: Annotated[int, Field(ge=1)] = 5
+    attempts: Annotated[int, Field(ge=1)] = 10
     """How often a job is tried before it is `failed`."""
     retry_delay_s: Seconds = 5.0
-    """The wait before the second attempt; it doubles with each further one."""
+    """The wait before the second attempt; it doubles with each further one, up to five minutes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; `auto` takes the GPU if there is one."""
 

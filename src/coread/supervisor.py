@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -120,6 +121,8 @@ class Supervisor:
     def __enter__(self) -> Self:
         self._lock = _lock(self.settings.data_folder)
         try:
+            for port in (self.settings.orthanc.http_port, self.settings.orthanc.dicom_port):
+                _require_free(port)
             Ledger(self.settings.ledger_url).migrate()
             self._start("orthanc", [str(self._executable), str(write_configuration(self.settings))])
             self._wait_until_ready()
@@ -167,9 +170,7 @@ class Supervisor:
                 pass  # not listening yet
             time.sleep(0.1)
         raise ConfigurationError(
-            f"Orthanc did not start; the reason stands at the end of {orthanc.log} (is port "
-            f"{self.settings.orthanc.http_port} or {self.settings.orthanc.dicom_port} taken by another program, such "
-            "as Debian's own Orthanc service? Stop it, or set orthanc.http_port and orthanc.dicom_port to 0)"
+            f"Orthanc did not start within {START_TIMEOUT_S:g} s; the reason stands at the end of {orthanc.log}"
         )
 
 
@@ -196,6 +197,19 @@ def _lock(data_folder: Path) -> IO[str]:
             f"another `coread up` runs in {data_folder}; stop it, or set another data_folder"
         ) from error
     return lock
+
+
+def _require_free(port: int) -> None:
+    """Raises ConfigurationError if a program listens on the port: its answers would be taken for our Orthanc's."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"port {port} is taken by another program, such as Debian's own Orthanc service or another Coread; "
+                "stop it, or set orthanc.http_port and orthanc.dicom_port to other ports, or to 0"
+            ) from error
 
 
 def _die_with_parent() -> None:

@@ -64,7 +64,6 @@ HARMS: dict[str, Harm] = {
     "weight with a comma": raw("PatientWeight", b"72,5"),
     "weight with too many digits": raw("PatientWeight", b"72.50000000000000000001 "),
     "size in words": raw("PatientSize", b"tall"),
-    "long patient identifier": raw("PatientID", b"1" * 80),
     "long accession number": raw("AccessionNumber", b"A" * 40),
     "long study identifier": raw("StudyID", b"S" * 40),
     "long study description": raw("StudyDescription", b"words " * 40),
@@ -81,6 +80,11 @@ HARMS: dict[str, Harm] = {
     "time zone in words": raw("TimezoneOffsetFromUTC", b"CEST"),
     "two study descriptions": raw("StudyDescription", b"one\\two "),
     "no position reference": absent("PositionReferenceIndicator"),
+    "no slice thickness": absent("SliceThickness"),
+    "empty slice thickness": raw("SliceThickness", b""),
+    "slice thickness in words": raw("SliceThickness", b"thin"),
+    "no spacing between slices": absent("SpacingBetweenSlices"),
+    "empty spacing between slices": raw("SpacingBetweenSlices", b""),
     "no body part": absent("BodyPartExamined"),
 }
 
@@ -107,9 +111,18 @@ def test_a_broken_header_gives_valid_results(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_identifier_that_is_too_long_is_left_empty_and_never_cut() -> None:
-    for keyword, name in (("PatientID", "long patient identifier"), ("AccessionNumber", "long accession number")):
+    for keyword, name in (("StudyID", "long study identifier"), ("AccessionNumber", "long accession number")):
         for result in results_of(HARMS[name])[1]:
             assert result.dataset[keyword].value == ""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_the_archive_files_a_study_under_is_never_changed() -> None:
+    odd_uid = b"1.2.03.4"  # an old scanner's: a component must not begin with 0
+    harm = together(raw("PatientID", b"1" * 80), raw("StudyInstanceUID", odd_uid), raw("SOPInstanceUID", odd_uid))
+    for result in results_of(harm)[1]:
+        assert result.dataset.PatientID == "1" * 80
+        assert result.dataset.StudyInstanceUID == odd_uid.decode()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -122,8 +135,8 @@ def test_a_name_in_two_scripts_is_kept_in_both() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_source_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.settings, "reading_validation_mode", config.IGNORE)
-    source, _ = results_of(HARMS["long patient identifier"])
-    assert source.PatientID == "1" * 80
+    source, _ = results_of(HARMS["long study identifier"])
+    assert source.StudyID == "S" * 40
 
 
 @pytest.mark.parametrize("keyword", ["PatientAge", "PatientSize", "PatientWeight", "IssuerOfPatientID"])

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from coread.dicom_files import write_files
 from coread.phantom import short_axis_volume, write_unfit_study
@@ -75,6 +77,29 @@ def test_bad_input_is_one_sentence_and_status_3(prepare: object, said: str, tmp_
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dicomdir_is_no_image_whatever_its_name_is(tmp_path: Path) -> None:
+    images = images_of(short_axis_volume())
+    write_files(images, tmp_path / "in")
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.FileSetID = "TEST"
+    directory.save_as(tmp_path / "in" / "dicomdir", enforce_file_format=True)
+    done = run("analyze", "in", "-o", "out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    write_files(images_of(short_axis_volume()), tmp_path / "in")
+    (tmp_path / "out").write_text("a file is in the way")
+    done = run("analyze", "in", "-o", "out/further", folder=tmp_path)
+    assert done.returncode == 2
+    assert "out" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:

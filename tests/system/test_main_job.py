@@ -59,10 +59,11 @@ def test_other_peoples_tools_accept_what_came_back(system: System, done: dict[st
 
 
 def test_our_own_results_start_no_job(system: System, done: dict[str, Any]) -> None:
-    # The results arrived after the study, so once a study sent later is read, they have been looked at, too.
+    # The results arrived before this study, so once it is read, they have been looked at, too.
     assert system.job(system.send(phantom_images("later")))["state"] == "done"
-    system.wait(lambda: len(system.jobs(done["study_instance_uid"])) == 1)
-    assert [job["state"] for job in system.jobs(done["study_instance_uid"])] == ["done"]
+    history = httpx.get(f"{system.running.http_url}/coread/jobs/{done['job_id']}", trust_env=False).json()["history"]
+    assert [event["to"] for event in history] == ["waiting", "queued", "running", "storing", "done"]
+    assert len(system.jobs(done["study_instance_uid"])) == 1
 
 
 def test_a_folder_gives_the_same_as_the_plugin(
@@ -76,12 +77,12 @@ def test_a_folder_gives_the_same_as_the_plugin(
     for theirs, ours in zip(done["result"]["findings"], outcome.reading.summary["findings"], strict=True):
         assert [theirs[fact] for fact in FACTS[:3]] == [ours["structure"], list(ours["code"]), ours["present"]]
         assert [each["value"] for each in theirs["measurements"]] == [each["value"] for each in ours["measurements"]]
-    in_orthanc = {uid: pydicom.dcmread(io.BytesIO(file)) for uid, file in system.results(done).items()}
-    for result in outcome.reading.objects:
-        stored = in_orthanc.pop(result.dataset.SOPInstanceUID)
+    in_orthanc = [pydicom.dcmread(io.BytesIO(file)) for file in system.results(done).values()]
+    for stored, result in zip(in_orthanc, outcome.reading.objects, strict=True):
+        assert stored.SOPClassUID == result.dataset.SOPClassUID
+        assert stored.SOPInstanceUID != result.dataset.SOPInstanceUID, "two objects must not share a UID"
         if "PixelData" in stored:
             assert np.array_equal(stored.pixel_array, result.dataset.pixel_array)
-    assert not in_orthanc
     assert {path.name for path in outcome.files} == {"SEG.dcm", "SR.dcm", "summary.json", "montage.png"}
 
 
@@ -94,6 +95,16 @@ def test_a_study_that_no_model_fits_is_refused_with_the_reason_and_the_next_goes
     assert "expected a short-axis cardiac MR series" in job["reason"]
     assert "found CT" in job["reason"]
     assert system.job(system.send(phantom_images("next")))["state"] == "done"
+
+
+def test_a_result_that_became_wrong_does_not_stay_when_the_new_reading_is_refused(system: System) -> None:
+    images = phantom_images("became wrong")
+    first = system.job(study := system.send(images[:6]))
+    assert first["state"] == "done"
+    system.send([images[8]])
+    system.wait(lambda: sorted(job["state"] for job in system.jobs(study)) == ["refused", "superseded"])
+    series = system.archive.study(first["orthanc_id"]).series
+    assert [one.tags["Modality"] for one in series] == ["MR"]
 
 
 def test_a_missing_slice_is_refused_and_when_it_comes_the_study_is_read(system: System) -> None:
@@ -209,6 +220,19 @@ def test_the_rest_routes_answer(system: System, done: dict[str, Any]) -> None:
     assert [event["to"] for event in job["history"]] == ["waiting", "queued", "running", "storing", "done"]
     assert httpx.get(f"{root}/jobs/{'0' * 32}", trust_env=False).status_code == 404
     assert httpx.post(f"{root}/jobs", trust_env=False).status_code == 405
+    assert httpx.post(f"{root}/jobs/{done['job_id']}/retry", trust_env=False).status_code == 409
+    assert httpx.post(f"{root}/jobs/{done['job_id']}/cancel", trust_env=False).status_code == 409
+    assert httpx.post(f"{root}/jobs/{'0' * 32}/retry", trust_env=False).status_code == 404
+
+
+def test_a_refused_job_runs_again_when_a_person_asks_for_it(system: System) -> None:
+    images = phantom_images("asked for again")
+    del images[4]
+    job = system.job(system.send(images))
+    url = f"{system.running.http_url}/coread/jobs/{job['job_id']}"
+    assert httpx.post(f"{url}/retry", trust_env=False).json()["state"] == "waiting"
+    states = ["waiting", "queued", "running", "refused"]
+    system.wait(lambda: [event["to"] for event in httpx.get(url, trust_env=False).json()["history"]] == states * 2)
 
 
 def test_the_command_line_reads_the_same_folder(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_every_answer_of_orthanc_that_is_not_a_success_becomes_an_error_of_ours(
     archive._http.close()
     archive._http = httpx.Client(transport=httpx.MockTransport(respond), base_url="http://nowhere")
     with archive, pytest.raises(expected):
-        archive.system()
+        archive.last_change()
 
 
 def test_no_module_catches_everything_but_where_a_job_ends_or_a_callback_returns() -> None:
@@ -52,4 +52,9 @@ def test_no_module_catches_everything_but_where_a_job_ends_or_a_callback_returns
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.strip().startswith(("except Exception", "except:"))
     ]
-    assert {where.partition(":")[0] for where in broad} == {"models/runner.py", "plugin/service.py", "workers/jobs.py"}
+    assert {where.partition(":")[0] for where in broad} == {
+        "models/runner.py",
+        "plugin/service.py",
+        "workers/folder.py",
+        "workers/jobs.py",
+    }

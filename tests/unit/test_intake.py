@@ -25,21 +25,28 @@ class FakeArchive:
         self.studies: dict[str, dict[str, str]] = {}
         self.unavailable: set[str] = set()
         self.pages = 0
+        self.newest = 0
 
     def arrive(self, study: str, instance: str) -> None:
         self.studies.setdefault(study, {})[f"{study}/{instance}"] = f"uid.{study}.{instance}"
-        number = len(self.log) + 1
+        self.newest += 1
+        number = self.newest
         self.log.append(Change(number=number, kind="NewInstance", orthanc_id=f"{study}/{instance}"))
 
+    def delete(self, study: str) -> None:
+        """As Orthanc does: the study's lines leave the log, their numbers are not used again."""
+        del self.studies[study]
+        self.log = [change for change in self.log if not change.orthanc_id.startswith(f"{study}/")]
+
     def last_change(self) -> int:
-        return len(self.log)
+        return self.log[-1].number if self.log else 0
 
     def changes(self, *, since: int, limit: int) -> tuple[list[Change], int]:
         self.pages += 1
-        page = self.log[since : since + limit]
+        page = [change for change in self.log if change.number > since][:limit]
         return page, page[-1].number if page else since
 
-    def study_of_instance(self, orthanc_id: str) -> str | None:
+    def study_of_source(self, orthanc_id: str) -> str | None:
         study = orthanc_id.partition("/")[0]
         return study if study in self.studies else None
 
@@ -57,6 +64,7 @@ class Scene:
 
     def __init__(self, folder: Path) -> None:
         self.archive = FakeArchive()
+        self.archive_identity = "first"
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
         self.ledger.migrate()
         self.now: datetime = NOW
@@ -67,6 +75,7 @@ class Scene:
         """A step of an intake that has just started: it remembers nothing but the ledger."""
         Intake(
             archive=cast("Archive", self.archive),
+            archive_identity=self.archive_identity,
             ledger=self.ledger,
             settings=Settings(
                 intake=IntakeSettings(quiet_s=QUIET.total_seconds()), route=(Route(name="all", models=("m",)),)
@@ -123,7 +132,7 @@ def test_the_log_is_read_page_by_page(scene: Scene, monkeypatch: pytest.MonkeyPa
     for number in range(35):
         scene.archive.arrive(f"study{number % 3}", str(number))
     scene.step()
-    assert scene.archive.pages == 4
+    assert scene.archive.pages == 5  # the last one is empty
     assert len(scene.ledger.arriving()) == 3
 
 
@@ -131,11 +140,35 @@ def test_a_replaced_archive_is_read_from_the_beginning(scene: Scene) -> None:
     for number in range(5):
         scene.archive.arrive("a", str(number))
     scene.step()
-    scene.archive = FakeArchive()
+    scene.archive, scene.archive_identity = FakeArchive(), "second"
+    for number in range(9):
+        scene.archive.arrive(f"b{number}", "1")
+    scene.step()
+    assert {f"b{number}" for number in range(9)} <= {study.orthanc_id for study in scene.ledger.arriving()}
+    assert scene.ledger.last_change("second") == 9
+
+
+def test_deleting_the_newest_study_does_not_have_the_others_looked_at_again(scene: Scene) -> None:
+    scene.archive.arrive("old", "1")
+    scene.archive.arrive("new", "1")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    scene.archive.delete("new")
+    scene.step()
+    assert scene.ledger.arriving() == []
+    scene.archive.arrive("newer", "1")
+    scene.step()
+    assert [study.orthanc_id for study in scene.ledger.arriving()] == ["newer"]
+
+
+def test_a_log_that_was_emptied_does_not_stop_the_intake(scene: Scene) -> None:
+    scene.archive.arrive("a", "1")
+    scene.archive.log.clear()
+    scene.step()
     scene.archive.arrive("b", "1")
     scene.step()
-    assert "b" in [study.orthanc_id for study in scene.ledger.arriving()]
-    assert scene.ledger.last_change() == 1
+    assert [study.orthanc_id for study in scene.ledger.arriving()] == ["b"]
 
 
 def test_a_study_that_was_deleted_is_forgotten(scene: Scene) -> None:

@@ -32,8 +32,12 @@ def ledger(tmp_path: Path) -> Ledger:
     return ledger
 
 
+def arrive(ledger: Ledger, change: int) -> None:
+    ledger.note_arrivals({"study": change}, archive_identity="orthanc", last_change=change, at=NOW)
+
+
 def settle(ledger: Ledger, *jobs: Job, present: set[str] | None = None) -> None:
-    ledger.note_arrivals({"study": 1}, last_change=1, at=NOW)
+    arrive(ledger, 1)
     (study,) = ledger.arriving()
     ledger.settle(study, jobs, present_uids=present or set(), at=NOW)
 
@@ -66,17 +70,18 @@ def test_a_job_is_written_down_with_each_step_of_its_way(ledger: Ledger) -> None
 
 
 def test_the_cursor_moves_with_what_it_implies(ledger: Ledger) -> None:
-    assert ledger.last_change() == 0
-    ledger.note_arrivals({"study": 7}, last_change=9, at=NOW)
-    ledger.note_arrivals({}, last_change=12, at=NOW)
-    assert ledger.last_change() == 12
+    assert ledger.last_change("orthanc") == 0
+    ledger.note_arrivals({"study": 7}, archive_identity="orthanc", last_change=9, at=NOW)
+    ledger.note_arrivals({}, archive_identity="orthanc", last_change=12, at=NOW)
+    assert ledger.last_change("orthanc") == 12
+    assert ledger.last_change("another orthanc") == 0
     assert ledger.arriving() == [ArrivingStudy(orthanc_id="study", last_change=7, last_arrival_at=NOW)]
 
 
 def test_a_study_that_grows_while_it_is_settled_stays_marked(ledger: Ledger) -> None:
-    ledger.note_arrivals({"study": 1}, last_change=1, at=NOW)
+    arrive(ledger, 1)
     (seen,) = ledger.arriving()
-    ledger.note_arrivals({"study": 2}, last_change=2, at=NOW)
+    arrive(ledger, 2)
     ledger.settle(seen, [job()], present_uids=(), at=NOW)
     assert [study.last_change for study in ledger.arriving()] == [2]
 
@@ -120,6 +125,52 @@ def test_a_done_job_whose_results_were_deleted_is_done_again_and_otherwise_not(l
     assert record(ledger).state is JobState.WAITING
 
 
+def test_a_refused_or_failed_study_that_is_sent_again_is_read_again(ledger: Ledger) -> None:
+    for state in (JobState.REFUSED, JobState.FAILED):
+        settle(ledger, job())
+        claim(ledger)
+        assert ledger.finish("a", state, worker="w", reason="because", at=NOW)
+        settle(ledger, job())
+        assert record(ledger).state is JobState.WAITING
+
+
+def test_a_person_can_retry_what_has_ended_badly_and_nothing_else(ledger: Ledger) -> None:
+    settle(ledger, job())
+    assert not ledger.retry("a", at=NOW)
+    claim(ledger)
+    ledger.finish("a", JobState.FAILED, worker="w", reason="because", at=NOW)
+    assert ledger.retry("a", at=NOW)
+    assert record(ledger).attempts == 0
+    assert not ledger.retry("unknown", at=NOW)
+
+
+def test_a_cancelled_job_is_not_stored_and_can_be_retried(ledger: Ledger) -> None:
+    settle(ledger, job())
+    claim(ledger)
+    assert ledger.cancel("a", at=NOW)
+    assert not ledger.start_storing("a", worker="w", result={}, at=NOW)
+    assert ledger.retry("a", at=NOW)
+    claim(ledger)
+    finish(ledger)
+    assert not ledger.cancel("a", at=NOW)
+
+
+def test_a_job_whose_study_changed_while_it_ran_has_the_study_settled_again(ledger: Ledger) -> None:
+    settle(ledger, job())
+    claim(ledger)
+    assert ledger.start_over(job(), worker="w", reason="it changed", at=NOW)
+    assert record(ledger).state is JobState.SUPERSEDED
+    assert [study.orthanc_id for study in ledger.arriving()] == ["study"]
+
+
+def test_what_may_have_been_stored_is_remembered_when_storing_fails(ledger: Ledger) -> None:
+    settle(ledger, job())
+    claim(ledger)
+    ledger.start_storing("a", worker="w", result={"sop_instance_uids": ["9.9"]}, at=NOW)
+    ledger.finish("a", JobState.FAILED, worker="w", reason="because", at=NOW)
+    assert record(ledger).result_uids == {"9.9"}
+
+
 def test_only_one_of_many_workers_gets_a_job(ledger: Ledger) -> None:
     settle(ledger, job())
     ledger.mark_queued("a", at=NOW)
@@ -156,9 +207,11 @@ def test_a_silent_worker_loses_the_job_and_cannot_finish_it(ledger: Ledger) -> N
     settle(ledger, job())
     claim(ledger, worker="dead")
     assert ledger.reclaim(at=NOW + 2 * MINUTE, attempts=3) == ["a"]
+    assert not ledger.finish("a", JobState.FAILED, worker="dead", reason="because", at=NOW)
     assert claim(ledger, worker="alive")
     assert not ledger.renew("a", worker="dead", at=NOW, lease=MINUTE)
     assert not finish(ledger, worker="dead")
+    assert not ledger.finish("a", JobState.FAILED, worker="dead", reason="because", at=NOW)
     assert finish(ledger, worker="alive")
 
 

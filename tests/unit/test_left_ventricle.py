@@ -9,12 +9,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 
+from coread.errors import GeometryError
 from coread.models.catalogue import SHIPPED
 from coread.models.left_ventricle_sax.train.data import cavity_of_ring
 from coread.phantom import short_axis_volume, truth
 from coread.workers.pipeline import read_study
-from coread.workers.study import studies_in_folder
-from tests.support import NOW
+from coread.workers.study import Series, Study, studies_in_folder
+from tests.support import NOW, images_of
 
 BUNDLE = SHIPPED / "left_ventricle_sax"
 SCHEMA = SHIPPED / "bundle_metadata.schema.json"
@@ -63,7 +64,7 @@ def test_the_manifest_and_the_metadata_name_the_same_labels() -> None:
 
 def test_the_phantom_is_found_where_it_was_drawn(phantom_folder: Path, left_ventricle: Any) -> None:
     (study,) = studies_in_folder(phantom_folder)
-    findings = read_study(study, left_ventricle, created_at=NOW).findings
+    findings = read_study(study, left_ventricle, job_id="0" * 32, created_at=NOW).findings
     myocardium, cavity = (structure.measurements[0].value for structure in findings.structures)
     assert cavity == pytest.approx(truth().cavity_ml, rel=VOLUME_TOLERANCE)
     assert myocardium == pytest.approx(truth().myocardium_ml, rel=VOLUME_TOLERANCE)
@@ -73,6 +74,29 @@ def test_the_phantom_is_found_where_it_was_drawn(phantom_folder: Path, left_vent
     along_slices = drawn.unit_vectors()[0]
     away = (centre - axis) - ((centre - axis) @ along_slices) * along_slices
     assert np.linalg.norm(away) < 4.0
+
+
+@pytest.mark.parametrize("shift_mm", [0, 30])
+def test_a_heart_off_centre_is_measured_the_same(left_ventricle: Any, shift_mm: float) -> None:
+    assert cavity_ml(left_ventricle, shift_mm) == pytest.approx(cavity_ml(left_ventricle, 0), rel=0.05)
+
+
+@pytest.mark.parametrize("shift_mm", [60, 65, 75])
+def test_a_heart_that_the_model_does_not_see_whole_is_refused(left_ventricle: Any, shift_mm: float) -> None:
+    with pytest.raises(GeometryError, match="the model does not look"):
+        cavity_ml(left_ventricle, shift_mm)
+
+
+def cavity_ml(model: Any, shift_mm: float) -> float:
+    """The phantom's cavity as the model measures it, the picture rolled sideways."""
+    volume = short_axis_volume()
+    rolled = volume.with_array(np.roll(volume.array, round(shift_mm / volume.spacing[2]), axis=2))
+    images = images_of(rolled)
+    uids = frozenset(str(image.SOPInstanceUID) for image in images)
+    series = Series(header=images[0], size=len(images), load=lambda: images)
+    study = Study(study_instance_uid=str(images[0].StudyInstanceUID), sop_instance_uids=uids, series=[series])
+    cavity = read_study(study, model, job_id="0" * 32, created_at=NOW).findings.structures[1]
+    return cavity.measurements[0].value
 
 
 def test_an_open_ring_is_closed_by_its_hull() -> None:

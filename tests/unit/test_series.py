@@ -38,11 +38,28 @@ def test_the_choice_does_not_depend_on_the_order_of_the_series() -> None:
 
 
 def test_each_series_passed_over_has_its_reason() -> None:
-    ct, stir, fits = series("ct", modality="CT"), series("stir", description="T2 STIR"), series("fits")
+    ct, stir, fits = series("ct", modality="CT"), series("stir", description="four chambers"), series("fits")
     passed_over = choose_series(study(ct, stir, fits), SHORT_AXIS).passed_over
     assert passed_over[ct.series_instance_uid] == "Modality is not MR, found CT"
     assert "do not say that it is one" in passed_over[stir.series_instance_uid]
     assert fits.series_instance_uid not in passed_over
+
+
+@pytest.mark.parametrize(
+    "description", ["LGE_PSIR_SAX_10min", "T2 STIR sax", "SAX T1 map", "perfusion sax", "scout sax"]
+)
+def test_another_contrast_of_the_same_plane_is_not_read(description: str) -> None:
+    with pytest.raises(NoSuitableSeries, match="says that it is another kind of series"):
+        choose_series(study(series("contrast", description=description)), SHORT_AXIS)
+
+
+@pytest.mark.parametrize("number", ["", "ABC", ["1", "2"], None])
+def test_an_odd_series_number_does_not_matter(number: object) -> None:
+    odd = series("odd")
+    del odd.header.SeriesNumber
+    if number is not None:
+        odd.header.add_new(0x00200011, "LO", number)
+    assert choose_series(study(odd), SHORT_AXIS).series is odd
 
 
 def test_the_only_candidates_own_mistake_is_the_reason() -> None:

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
+from coread.dicom_sr.proof import CENTROID_TOLERANCE_MM
 from coread.errors import GeometryError, NotDicom
-from coread.workers.volume import build_volume
+from coread.workers.volume import GRID_TOLERANCE_MM, build_volume
 from tests.support import PLANES, images_of, volume_in_plane
 
 
@@ -96,10 +97,10 @@ def one_image(images: list[Dataset]) -> None:
         (leave_out, "expected slices 5.00 mm apart, found 10.00 mm between slices 2 and 3 of 5"),
         (repeat_position, "expected one image per position, found 1"),
         (turn_one, "expected slices of one orientation"),
-        (tilt, "shifted sideways by 0.40 mm"),
+        (tilt, "shifted sideways by up to 2.00 mm"),
         (other_spacing, "expected slices of one size and pixel spacing"),
         (other_frame, "expected one frame of reference"),
-        (no_position, "expected ImagePositionPatient in every image"),
+        (no_position, "expected ImagePositionPatient of 3 numbers in every image, found none"),
         (many_frames, "expected single-frame images"),
         (colour, "expected grey images"),
         (one_image, "expected two or more slices, found 1"),
@@ -112,6 +113,52 @@ def test_what_is_no_regular_volume_is_refused_with_the_reason(harm: object, said
     with pytest.raises(GeometryError) as raised:
         build_volume(images)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PixelSpacing", ["1.5"]),
+        ("PixelSpacing", ["1.5", "1.5", "1.5"]),
+        ("PixelSpacing", ["0", "0"]),
+        ("PixelSpacing", ["-1.5", "1.5"]),
+        ("PixelSpacing", ["1,5", "1,5"]),
+        ("PixelSpacing", ["1.5", ""]),
+        ("ImageOrientationPatient", ["1", "0", "0", "0", "1"]),
+        ("ImageOrientationPatient", ["a", "b", "c", "d", "e", "f"]),
+        ("ImagePositionPatient", ["1", "2"]),
+        ("ImagePositionPatient", ["nan", "1", "2"]),
+        ("ImagePositionPatient", "here"),
+        ("FrameOfReferenceUID", ""),
+    ],
+)
+def test_geometry_that_is_no_geometry_is_refused(keyword: str, value: object) -> None:
+    images = images_of(volume_in_plane("axial"))
+    for image in images:
+        image._dict.pop(image[keyword].tag)
+        image.add_new(keyword, "LO", value)  # a type that takes everything, as a careless sender does
+    with pytest.raises(GeometryError, match=keyword):
+        build_volume(images)
+
+
+def test_a_slow_drift_is_refused_before_the_model_runs() -> None:
+    images = images_of(volume_in_plane("axial", shape=(30, 8, 8)))
+    for index, image in enumerate(images):
+        x, y, z = (float(each) for each in image.ImagePositionPatient)
+        image.ImagePositionPatient = [x + 0.02 * index, y, z]
+    with pytest.raises(GeometryError, match=r"sideways by up to 0\.58 mm"):
+        build_volume(images)
+
+
+def test_an_image_that_says_it_has_one_frame_is_read() -> None:
+    images = images_of(volume_in_plane("axial"))
+    for image in images:
+        image.NumberOfFrames = 1
+    assert len(build_volume(images).images) == 6
+
+
+def test_what_the_volume_tolerates_the_proof_accepts() -> None:
+    assert GRID_TOLERANCE_MM < CENTROID_TOLERANCE_MM
 
 
 def test_pixels_that_are_cut_short_are_refused_by_the_images_uid() -> None:

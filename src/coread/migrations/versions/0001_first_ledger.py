@@ -13,6 +13,7 @@ def upgrade() -> None:
     op.create_table(
         "archive_cursor",
         sa.Column("cursor_id", sa.Integer, primary_key=True),
+        sa.Column("archive_identity", sa.String(64), nullable=False),
         sa.Column("last_change", sa.BigInteger, nullable=False),
     )
     op.create_table(

@@ -1,0 +1,30 @@
+"""What must hold of a mask before it is measured."""
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+
+from coread.errors import GeometryError
+from coread.models.manifest import SeriesRequirement
+
+EDGE_MM = 4.0
+"""A structure that comes this near to the edge of what the model looks at may go on beyond it."""
+
+
+def check_field_of_view(labels: NDArray[np.uint8], volume: hd.Volume, requirement: SeriesRequirement) -> None:
+    """Raises GeometryError if a structure reaches the edge of the field that the model looks at.
+
+    ``labels``: (slice, row, column), on the volume's grid.
+    """
+    if requirement.field_of_view_mm is None or not labels.any():
+        return
+    reach_mm = requirement.field_of_view_mm / 2 - EDGE_MM
+    for axis, spacing_mm in ((1, volume.spacing[1]), (2, volume.spacing[2])):
+        others = tuple({0, 1, 2} - {axis})
+        where = np.flatnonzero(labels.any(axis=others))
+        from_centre_mm = np.abs(where - (labels.shape[axis] - 1) / 2).max() * spacing_mm
+        if from_centre_mm > reach_mm:
+            raise GeometryError(
+                f"expected what is to be measured within {reach_mm:.0f} mm of the image's centre, found it up to "
+                f"{from_centre_mm:.0f} mm away, where the model does not look; send a series centred on it"
+            )
