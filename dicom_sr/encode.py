@@ -92,6 +92,7 @@ def _complete_header(dataset: Dataset, source: Dataset, identity: ResultIdentity
     for keyword in ("ContentTime", "InstanceCreationTime", "SeriesTime"):
         setattr(dataset, keyword, time)
     dataset.SeriesDescription = f"AI {identity.title} {dataset.Modality} (RESEARCH)"[:64]
+    dataset.ContentQualification = "RESEARCH"
     dataset.ManufacturerModelName = identity.model
     dataset.SoftwareVersions = identity.version
     dataset.DeviceSerialNumber = identity.digest[:16]

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from coread import __version__
 from coread.errors import ConfigurationError, CoreadError, InputError, TransientError
+from coread.logs import quiet_libraries
 from coread.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def exit_status(error: CoreadError) -> int:
 
 def main() -> None:
     """Run the command; an error of ours is one sentence on standard error and an exit status."""
+    quiet_libraries()
     try:
         coread(standalone_mode=False)
     except click.ClickException as error:
@@ -186,6 +188,30 @@ def _show(outcomes: Sequence["Outcome"]) -> None:
         console.print(table)
         for path in outcome.files:
             click.echo(f"  {path}")
+
+
+@coread.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--source", type=FOLDER, help="A folder with the images that the objects were made from.")
+@click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
+def validate(files: Sequence[Path], source: Path | None, as_json: bool) -> None:  # noqa: FBT001  # as above
+    """Judge result objects, anybody's: SEG, SR, and what is said about them by the validators installed."""
+    from coread.dicom_sr.validation.run import validate_files
+
+    judgements = validate_files(files, source=source)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        click.echo(json.dumps([{**asdict(each), "file": str(each.file)} for each in judgements], indent=2))
+    for judgement in () if as_json else judgements:
+        asked = f" (asked: {', '.join(judgement.programs)})" if judgement.programs else ""
+        click.echo(f"{judgement.file}: {'wrong' if judgement.has_errors else 'in order'}{asked}")
+        for problem in judgement.problems:
+            click.echo(f"  {problem.severity}: {problem.rule}: {problem.where}")
+            click.echo(f"    expected {problem.expected}; found {problem.found} [{problem.section}]")
+    if any(judgement.has_errors for judgement in judgements):
+        sys.exit(FAILED)
 
 
 @coread.command()

@@ -3,6 +3,7 @@
 import logging
 import sys
 import traceback
+import warnings
 
 import structlog
 
@@ -36,6 +37,13 @@ def configure_logs() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     handler.addFilter(_quotes_no_header)
+
+
+def quiet_libraries() -> None:
+    """For a command at a terminal: leave out what the DICOM libraries say about single values. They quote them."""
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|monai|torch)\b")
+    for name in ("pydicom", "highdicom", "pynetdicom"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 QUOTING = frozenset({"pydicom", "pynetdicom", "highdicom", "py"})

@@ -186,6 +186,7 @@ def test_results_join_the_study_in_series_of_their_own_and_call_themselves_resea
         for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "StudyDate", "StudyDescription"):
             assert dataset[keyword].value == first[keyword].value
         assert "(RESEARCH)" in dataset.SeriesDescription
+        assert dataset.ContentQualification == "RESEARCH"
         assert dataset.Manufacturer == "Coread"
         series.add(dataset.SeriesInstanceUID)
     assert len(series) == 1 + len(results)

@@ -1,0 +1,44 @@
+"""A problem that a rule found, and what the rules look at."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydicom.dataset import Dataset
+
+
+class Severity(StrEnum):
+    """An error makes the object wrong or unusable; a warning makes it worse than it need be."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong, where in the dataset, and by which part of the standard. It quotes no patient's data."""
+
+    rule: str
+    where: str
+    expected: str
+    found: str
+    section: str
+    severity: Severity = Severity.ERROR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An object to be judged, with everything that it may speak of: SOP Instance UID → dataset."""
+
+    dataset: Dataset
+    results: Mapping[str, Dataset]
+    """The other objects that are judged with it."""
+    sources: Mapping[str, Dataset]
+    """The images that it was made from; empty if they are not at hand."""
+
+    def instance(self, uid: str) -> Dataset | None:
+        """The object with a SOP Instance UID, if it is at hand."""
+        return self.sources.get(uid) or self.results.get(uid)
+
+
+Rule = Callable[[Subject], Iterator[Problem]]
