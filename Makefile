@@ -2,7 +2,7 @@
 # make test    set up, then check the code and run the tests
 # make test-all    the slow tests too
 
-.PHONY: demo test test-slow test-all setup-demo setup-test lint
+.PHONY: demo test test-slow test-all setup-demo setup-test setup-slow lint
 .DEFAULT_GOAL := demo
 
 demo: setup-demo
@@ -12,7 +12,7 @@ test: setup-test lint
 	@echo "[test 2/2] tests"
 	@.venv/bin/python -m pytest -m "not slow"
 
-test-slow: setup-test
+test-slow: setup-slow
 	@.venv/bin/python -m pytest -m slow
 
 test-all: test test-slow
@@ -22,6 +22,9 @@ setup-demo:
 
 setup-test:
 	@scripts/setup test
+
+setup-slow:
+	@scripts/setup slow
 
 lint:
 	@echo "[test 1/2] style, types, direction of imports"

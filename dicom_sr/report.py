@@ -19,6 +19,8 @@ ABSENT = Code("272519000", "SCT", "Absent")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 """Procedure reported (CID 100): what the study was is in its own header, so the report says no more than it knows."""
 
+SOURCE_IMAGE = Code("121233", "DCM", "Source image for segmentation")
+
 SIGNIFICANT_DIGITS = 6
 """A DS value has 16 characters; six digits are more than any measurement here is worth."""
 
@@ -106,7 +108,7 @@ def _document(
         title=codes.DCM.ImagingMeasurementReport,
         referenced_images=list(key_images),
     )
-    return hd.sr.Comprehensive3DSR(
+    document = hd.sr.Comprehensive3DSR(
         evidence=list(evidence),
         content=content,
         series_instance_uid=identity.uid("series", kind),
@@ -118,6 +120,15 @@ def _document(
         is_final=False,
         is_verified=False,
     )
+    _write_meanings_exactly(document)
+    return document
+
+
+def _write_meanings_exactly(document: Dataset) -> None:
+    """Some readers match codes by their meaning, and highdicom writes this one with other capitals than PS3.16 does."""
+    for element in document.iterall():
+        if element.keyword == "ConceptNameCodeSequence" and element.value[0].CodeValue == SOURCE_IMAGE.value:
+            element.value[0].CodeMeaning = SOURCE_IMAGE.meaning
 
 
 def _reference(
