@@ -30,7 +30,6 @@ QUIET_S = 2.0
 """The demonstration's sender does not pause, so its studies count as complete sooner than at a site."""
 TIMEOUT_S = 240.0
 POLL_S = 0.3
-OK_STATES = ("done", "refused")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,35 +47,34 @@ def run_demo(settings: Settings, *, output: Path, input_folder: Path | None, con
     Of the settings, the models and the device are taken. The server's files go to a temporary folder, which is kept if
     something went wrong.
     """
-    server = Path(tempfile.mkdtemp(prefix="coread-demo-"))
-    settings_file = _write_settings(settings, server)
-    settings = load_settings(settings_file)
-    good = _run(settings, settings_file, output=output.resolve(), input_folder=input_folder, console=console)
-    if good:
-        shutil.rmtree(server)
-    else:
-        console.print(f"The server's files and logs are in {server}")
-    return good
-
-
-def _run(settings: Settings, settings_file: Path, *, output: Path, input_folder: Path | None, console: Console) -> bool:
+    output = output.resolve()
     console.print("[bold]1[/] Preparing the studies")
     folders = [input_folder] if input_folder else _sample_studies(output / "studies")
     sent = [one for folder in folders for one in _studies(folder)]
     console.print(f"  {len(sent)} studies, {sum(len(one.files) for one in sent)} images")
+    server = Path(tempfile.mkdtemp(prefix="coread-demo-"))
+    states = _send_and_show(sent, _write_settings(settings, server), output=output, console=console)
+    counts = {state: states.count(state) for state in ("done", "refused")}
+    failed = len(states) - sum(counts.values())
+    summary = f"{len(sent)} studies sent; {counts['done']} read, {counts['refused']} refused, {failed} failed"
+    console.print(f"[bold]Summary[/]: {summary}")
+    if failed:
+        console.print(f"The server's files and logs are in {server}")
+        return False
+    shutil.rmtree(server)
+    return counts["done"] > 0 or input_folder is not None
+
+
+def _send_and_show(sent: Sequence[Sent], settings_file: Path, *, output: Path, console: Console) -> list[str]:
+    """Start everything, send the studies, show what comes back, stop; the states that the jobs ended in."""
+    settings = load_settings(settings_file)
     console.print("[bold]2[/] Starting Orthanc with the plugin, and a worker")
     with Supervisor(settings, settings_file=settings_file) as running, Archive(running.http_url) as archive:
-        console.print(
-            f"  {running.http_url}, DICOM port {running.settings.orthanc.dicom_port}, logs in {settings.log_folder}"
-        )
+        port = running.settings.orthanc.dicom_port
+        console.print(f"  {running.http_url}, DICOM port {port}, logs in {settings.log_folder}")
         console.print("[bold]3[/] Sending by C-STORE, as a PACS would")
         for one in sent:
-            c_store(
-                one.files,
-                host="127.0.0.1",
-                port=running.settings.orthanc.dicom_port,
-                called_aet=settings.orthanc.aet,
-            )
+            c_store(one.files, host="127.0.0.1", port=port, called_aet=settings.orthanc.aet)
         console.print("[bold]4[/] Waiting for the results")
         with console.status("waiting"):
             jobs = [_wait(running, one) for one in sent]
@@ -84,12 +82,7 @@ def _run(settings: Settings, settings_file: Path, *, output: Path, input_folder:
         for one, found in zip(sent, jobs, strict=True):
             for job in found:
                 _show(console, archive, one, job, output)
-    good = all(job["state"] in OK_STATES for found in jobs for job in found)
-    read = sum(job["state"] == "done" for found in jobs for job in found)
-    refused = sum(job["state"] == "refused" for found in jobs for job in found)
-    failed = sum(len(found) for found in jobs) - read - refused
-    console.print(f"[bold]Summary[/]: {len(sent)} studies sent; {read} read, {refused} refused, {failed} failed")
-    return good and (read > 0 or input_folder is not None)
+    return [job["state"] for found in jobs for job in found]
 
 
 def _sample_studies(folder: Path) -> list[Path]:
