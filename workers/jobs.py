@@ -13,7 +13,7 @@ from typing import Self
 import structlog
 
 from coread.archive import Archive
-from coread.errors import ConfigurationError, CoreadError, InputError, StudyChanged, TransientError
+from coread.errors import ConfigurationError, CoreadError, InputError, SourceGone, StudyChanged, TransientError
 from coread.job import Job, JobState, fingerprint_of
 from coread.ledger import Ledger
 from coread.logs import logger
@@ -144,10 +144,15 @@ class JobRunner:
             if record.state is JobState.SUPERSEDED and record.job.model == job.model
             for uid in record.result_uids
         }
-        if earlier:
-            for series in self._archive.study(job.orthanc_id).series:
-                if earlier.intersection(series.instances.values()):
-                    self._archive.delete_series(series.orthanc_id)
+        if not earlier:
+            return
+        try:
+            study = self._archive.study(job.orthanc_id)
+        except SourceGone:
+            return  # and the results with it
+        for series in study.series:
+            if earlier.intersection(series.instances.values()):
+                self._archive.delete_series(series.orthanc_id)
 
     def _end(self, job: Job, state: JobState, reason: str, reading: Reading | None = None) -> JobState:
         summary = reading.summary if reading else None

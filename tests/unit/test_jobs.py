@@ -1,5 +1,6 @@
 """What becomes of a job follows from the type of the error."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,7 +55,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return ledger
 
 
-def run(ledger: Ledger, error: Exception, *, version: str = "1") -> JobState | None:
+def run(ledger: Ledger, error: Exception, *, version: str = "1", job_id: str = "a") -> JobState | None:
     runner = JobRunner(
         archive=cast("Archive", BrokenArchive(error)),
         ledger=ledger,
@@ -62,8 +63,8 @@ def run(ledger: Ledger, error: Exception, *, version: str = "1") -> JobState | N
         settings=WorkerSettings(attempts=ATTEMPTS, retry_delay_s=10),
         worker="w",
     )
-    ledger.mark_queued("a", at=utc_now())
-    return runner.run("a")
+    ledger.mark_queued(job_id, at=utc_now())
+    return runner.run(job_id)
 
 
 def record(ledger: Ledger) -> JobRecord:
@@ -109,6 +110,17 @@ def test_an_unexpected_errors_text_does_not_reach_the_ledger(ledger: Ledger) -> 
 def test_a_job_for_another_version_of_the_model_is_not_done(ledger: Ledger) -> None:
     assert run(ledger, AssertionError("not asked"), version="2") is JobState.FAILED
     assert "expected m 1, found 2" in record(ledger).reason
+
+
+def test_a_deleted_study_with_earlier_results_is_refused_and_not_tried_again(ledger: Ledger) -> None:
+    ledger.mark_queued("a", at=utc_now())
+    ledger.claim("a", worker="w", at=utc_now(), lease=timedelta(minutes=1))
+    ledger.start_storing("a", worker="w", result={"sop_instance_uids": ["9.9"]}, at=utc_now())
+    ledger.finish("a", JobState.DONE, worker="w", at=utc_now())
+    changed = replace(JOB, job_id="b", fingerprint=fingerprint_of(["1.2.3", "1.2.4"]))
+    study = ArrivingStudy(orthanc_id="study", last_change=2, last_arrival_at=utc_now())
+    ledger.settle(study, [changed], present_uids=("9.9",), at=utc_now())
+    assert run(ledger, SourceGone("it was deleted"), job_id="b") is JobState.REFUSED
 
 
 def test_a_job_that_is_not_published_is_left_alone(ledger: Ledger) -> None:
