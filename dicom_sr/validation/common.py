@@ -11,6 +11,7 @@ from pydicom.sr._concepts_dict import concepts
 from coread.dicom_sr.validation.problem import Problem, Severity, Subject
 
 SAME_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID")
+SAME_STUDY = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 RETIRED_SCHEMES = ("SRT", "SNM3", "99SDM", "SNM")
 """SNOMED by its old identifiers: retired since 2017 (PS3.16 8.1)."""
 COMPLETE_SCHEMES = ("DCM",)
@@ -41,15 +42,22 @@ def study_is_the_sources(subject: Subject) -> Iterator[Problem]:
                 found=str(subject.dataset.get("StudyInstanceUID")),
                 section="PS3.3 C.7.2.1",
             )
-        for keyword in SAME_PATIENT:
-            if str(subject.dataset.get(keyword, "")) != str(source.get(keyword, "")):
-                yield Problem(
-                    rule="patient",
-                    where=keyword,
-                    expected="the source's value",
-                    found="another one",  # neither is quoted
-                    section="PS3.3 C.7.1.1",
-                )
+        for rule, keywords, section in (
+            ("patient", SAME_PATIENT, "PS3.3 C.7.1.1"),
+            ("study", SAME_STUDY, "PS3.3 C.7.2.1"),
+        ):
+            for keyword in keywords:
+                value = str(subject.dataset.get(keyword) or "")
+                if value != str(source.get(keyword) or ""):
+                    # An empty value says less than the source and nothing wrong. Neither value is quoted.
+                    yield Problem(
+                        rule=rule,
+                        where=keyword,
+                        expected="the source's value",
+                        found="another one" if value else "none",
+                        section=section,
+                        severity=Severity.ERROR if value or keyword == "PatientID" else Severity.WARNING,
+                    )
 
 
 def series_is_its_own(subject: Subject) -> Iterator[Problem]:

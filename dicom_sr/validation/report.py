@@ -41,9 +41,13 @@ VOLUME_TOLERANCE = 0.02
 def document_says_what_it_is(subject: Subject) -> Iterator[Problem]:
     """The root names itself a measurement report, by its template."""
     dataset = subject.dataset
-    if _concept(dataset) not in MEASUREMENT_REPORTS:
-        return
     templates = dataset.get("ContentTemplateSequence", [])
+    is_measurement_report = _concept(dataset) in MEASUREMENT_REPORTS
+    if not is_measurement_report and _text_of_template(templates) == "1500":
+        expected = "the title of a measurement report, such as (126000, DCM)"
+        yield _problem("template", "ConceptNameCodeSequence", expected, _concept(dataset) or "none", "PS3.16 CID 7021")
+    if not is_measurement_report:
+        return
     if not templates or templates[0].get("TemplateIdentifier") != "1500":
         yield _problem(
             "template",
@@ -230,6 +234,20 @@ def _spacing_between_slices(segmentation: Dataset) -> float | None:
     return None
 
 
+def coordinates_are_in_the_sources_frame(subject: Subject) -> Iterator[Problem]:
+    """Points in the patient are points of the source's frame of reference, three numbers each."""
+    known = {str(one.FrameOfReferenceUID) for one in subject.sources.values() if "FrameOfReferenceUID" in one}
+    for place, item in walk(subject.dataset):
+        if item.get("ValueType") != "SCOORD3D":
+            continue
+        found = str(item.get("ReferencedFrameOfReferenceUID"))
+        if known and found not in known:
+            yield _problem("frame of reference", place, f"the source's, {sorted(known)[0]}", found, "PS3.3 C.18.9")
+        numbers = [_number(each) for each in item.get("GraphicData", [])]
+        if not numbers or len(numbers) % 3 or any(each is None or not math.isfinite(each) for each in numbers):
+            yield _problem("coordinates", place, "three numbers for each point", f"{len(numbers)}", "PS3.3 C.18.9")
+
+
 def walk(dataset: Dataset, where: str = "") -> Iterator[tuple[str, Dataset]]:
     """Every content item with its place, depth first."""
     for index, item in enumerate(dataset.get("ContentSequence", [])):
@@ -300,4 +318,5 @@ REPORT = (
     numbers_have_units_of_their_kind,
     references_stand_in_the_evidence,
     segments_that_are_measured_exist,
+    coordinates_are_in_the_sources_frame,
 )

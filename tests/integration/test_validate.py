@@ -1,6 +1,7 @@
 """``coread validate``: defects that are planted are found, and nothing is said of objects that are right."""
 
 import copy
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def case_in(folder: Path, plane: str, labels: tuple[int, ...]) -> Case:
     write_files(images, folder)
     source = build_volume(images)
     results = encode_findings(findings_in(source, *labels), images=source.images, identity=identity())
-    return Case({result.kind: result.dataset for result in results}, folder)
+    return Case({result.kind: pydicom.dcmread(io.BytesIO(result.file())) for result in results}, folder)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,13 @@ SEG_DEFECTS: dict[str, Harm] = {
     "another patient": put("PatientID", "SOMEBODY-ELSE"),
     "another name": put("PatientName", "Somebody^Else"),
     "another birth date": put("PatientBirthDate", "19000101"),
+    "another sex": put("PatientSex", "F"),
+    "no patient identifier": put("PatientID", ""),
+    "another study date": put("StudyDate", "19990101"),
+    "another accession number": put("AccessionNumber", "X1"),
+    "the source's series": lambda dataset: put(
+        "SeriesInstanceUID", dataset.ReferencedSeriesSequence[0].SeriesInstanceUID
+    )(dataset),
     "another frame of reference": put("FrameOfReferenceUID", "1.2.3.4"),
     "modality SR": put("Modality", "SR"),
     "10 mm up": lambda dataset: move(dataset, (0, 0, 10)),
@@ -252,12 +260,27 @@ def without_segmentation(dataset: Dataset) -> None:
     )
 
 
+def add_point(dataset: Dataset, frame_of_reference_uid: str | None, numbers: list[float]) -> None:
+    """A 3D point in the first measurement group; by default in the frame of reference of the source."""
+    ((_, group), *_) = items(dataset, "125007")
+    known = {str(element.value) for element in dataset.iterall() if element.keyword == "ReferencedFrameOfReferenceUID"}
+    library = [item.UID for _, item in items(dataset, "112227")]
+    point = Dataset()
+    point.RelationshipType, point.ValueType, point.GraphicType = "CONTAINS", "SCOORD3D", "POINT"
+    point.ReferencedFrameOfReferenceUID = frame_of_reference_uid or next(iter([*library, *known]))
+    point.GraphicData = numbers
+    group.ContentSequence = Sequence([*group.ContentSequence, point])
+
+
 REFERENCED_SEGMENT, VOLUME, DIAMETER = "121191", "118565006", "81827009"
 
 SR_DEFECTS: dict[str, Harm] = {
     "another study": put("StudyInstanceUID", "1.2.3.4"),
     "another patient": put("PatientID", "SOMEBODY-ELSE"),
     "no template": drop("ContentTemplateSequence"),
+    "another title": recode("ConceptNameCodeSequence", CodeValue="113000", CodeMeaning="Of Interest"),
+    "a point in another frame of reference": lambda dataset: add_point(dataset, "1.2.3", [1.0, 2.0, 3.0]),
+    "a point of two numbers": lambda dataset: add_point(dataset, None, [1.0, 2.0]),
     "another template": lambda dataset: put("TemplateIdentifier", "2000")(dataset.ContentTemplateSequence[0]),
     "no procedure reported": without("121058"),
     "no observer type": without("121005"),
