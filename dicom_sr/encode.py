@@ -1,44 +1,64 @@
-"""Findings → the DICOM objects that a study gets back."""
+"""Findings → the DICOM objects that a study gets back, each proven by reading it back."""
 
 import io
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
 
+import highdicom as hd
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as DicomSequence
 
+from coread.dicom_sr import proof
+from coread.dicom_sr.header import complete_header
 from coread.dicom_sr.identity import ResultIdentity
-from coread.dicom_sr.proof import prove_segmentation
-from coread.dicom_sr.report import encode_absence_report, encode_measurement_report
-from coread.dicom_sr.segmentation import encode_segmentation
-from coread.dicom_sr.source import repaired
-from coread.findings import Findings
+from coread.dicom_sr.key_findings import encode_key_findings, outlines_in_report
+from coread.dicom_sr.key_objects import encode_key_objects
+from coread.dicom_sr.outlines import Points
+from coread.dicom_sr.parametric_map import encode_parametric_map
+from coread.dicom_sr.presentation_state import encode_presentation_state
+from coread.dicom_sr.report import encode_measurement_report
+from coread.dicom_sr.secondary_capture import encode_secondary_capture
+from coread.dicom_sr.segmentation import encode_segmentation, tracking_uid
+from coread.dicom_sr.source import Source
+from coread.dicom_sr.statements import encode_absence, encode_classification, encode_not_evaluated
+from coread.dicom_sr.structure_set import encode_structure_set, rings_in
+from coread.findings import Findings, NotEvaluated
+from coread.objects import ObjectKind, Profile, wanted_objects
 
-FIRST_SERIES_NUMBER = 10_000
-SERIES_NUMBERS_PER_MODEL = 10
-BLOCKS = 2_000
-"""Results sort after the scanner's own series, each model's in a block of its own (as far as 2000 blocks tell models
-apart; a number used twice is legal)."""
-
-
-INHERITED = (
-    "StudyDescription",
-    "IssuerOfPatientID",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "TimezoneOffsetFromUTC",
+SEGMENTATIONS = (
+    ObjectKind.SEG,
+    ObjectKind.SEG_FRACTIONAL,
+    ObjectKind.SEG_LABELMAP,
+    ObjectKind.SEG_LABELMAP_RLE,
 )
-"""What results say of patient and study beside what highdicom copies."""
+"""In the order in which a report prefers them for its references."""
+
+DESCRIPTIONS = {
+    ObjectKind.SEG: "segmentation",
+    ObjectKind.SEG_FRACTIONAL: "probabilities",
+    ObjectKind.SEG_LABELMAP: "label map",
+    ObjectKind.SEG_LABELMAP_RLE: "label map",
+    ObjectKind.SR: "measurements",
+    ObjectKind.SR_KEY_FINDINGS: "key findings",
+    ObjectKind.SR_CLASSIFICATION: "classes",
+    ObjectKind.SR_ABSENT: "not found",
+    ObjectKind.SR_NOT_EVALUATED: "not evaluated",
+    ObjectKind.MAP: "map",
+    ObjectKind.GSPS: "outlines",
+    ObjectKind.SC: "overlay",
+    ObjectKind.KOS: "key images",
+    ObjectKind.RTSTRUCT: "structures",
+}
+"""How the series are called, between the model's title and "(RESEARCH)"."""
+
+DEFAULT = wanted_objects([Profile.OHIF], {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultObject:
-    """One DICOM object: ``kind`` is SEG, SR or SR-ABSENT."""
+    """One DICOM object of a result."""
 
-    kind: str
+    kind: ObjectKind
     dataset: Dataset
 
     def file(self) -> bytes:
@@ -49,86 +69,94 @@ class ResultObject:
 
 
 def encode_findings(
-    findings: Findings, *, images: Sequence[Dataset], identity: ResultIdentity
+    findings: Findings, *, source: Source, identity: ResultIdentity, kinds: AbstractSet[ObjectKind] = DEFAULT
 ) -> tuple[ResultObject, ...]:
-    """A segmentation and a report of what was found, and a report of what was looked for and not found.
+    """The objects of these kinds, as far as there is something to say in them: without a structure that is present
+    there is no segmentation. A report of measurements refers to a segmentation, so it brings one along.
 
-    ``images``: the source's, in slice order. Raises ResultError if the segmentation does not read back as the mask.
+    ``source.planes``: in the order of the findings' slices. Raises ResultError if an object does not read back as what
+    was found; ValueError if FRACTIONAL is wanted of a model that gives no probabilities.
     """
-    first_number = _first_series_number(identity)
-    headers = repaired(images, slice_spacing_mm=findings.labels.spacing[0])
     results = []
-    if findings.present:
-        segmentation = encode_segmentation(findings, headers=headers, identity=identity, series_number=first_number)
-        _pin_dimensions(segmentation, identity)
-        prove_segmentation(segmentation, findings)
-        report = encode_measurement_report(
-            findings,
-            headers=headers,
-            segmentation=segmentation,
-            identity=identity,
-            series_number=first_number + 1,
-        )
-        results += [ResultObject(kind="SEG", dataset=segmentation), ResultObject(kind="SR", dataset=report)]
-    if findings.absent:
-        absence = encode_absence_report(findings, headers=headers, identity=identity, series_number=first_number + 2)
-        results.append(ResultObject(kind="SR-ABSENT", dataset=absence))
-    for result in results:
-        _complete_header(result.dataset, headers[0], identity)
+    for kind, dataset in _objects(findings, source, identity, kinds):
+        complete_header(dataset, source.header, identity, description=DESCRIPTIONS[kind])
+        results.append(ResultObject(kind=kind, dataset=dataset))
     return tuple(results)
 
 
-def _first_series_number(identity: ResultIdentity) -> int:
-    block = zlib.crc32(identity.model.encode()) % BLOCKS
-    return FIRST_SERIES_NUMBER + block * SERIES_NUMBERS_PER_MODEL
+def encode_refusal(
+    not_evaluated: NotEvaluated, *, source: Source, identity: ResultIdentity
+) -> tuple[ResultObject, ...]:
+    """The report that says that the study was not evaluated, and why."""
+    dataset = encode_not_evaluated(not_evaluated, source, identity)
+    kind = ObjectKind.SR_NOT_EVALUATED
+    complete_header(dataset, source.header, identity, description=DESCRIPTIONS[kind])
+    return (ResultObject(kind=kind, dataset=dataset),)
 
 
-def _complete_header(dataset: Dataset, source: Dataset, identity: ResultIdentity) -> None:
-    """What the encoder leaves out or takes from the clock: the same job must give the same bytes."""
-    moment = _in_zone_of(source, identity.created_at)
-    date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S.%f")
-    for keyword in ("ContentDate", "InstanceCreationDate", "SeriesDate"):
-        setattr(dataset, keyword, date)
-    for keyword in ("ContentTime", "InstanceCreationTime", "SeriesTime"):
-        setattr(dataset, keyword, time)
-    dataset.SeriesDescription = f"AI {identity.title} {dataset.Modality} (RESEARCH)"[:64]
-    dataset.ContentQualification = "RESEARCH"
-    dataset.ManufacturerModelName = identity.model
-    dataset.SoftwareVersions = identity.version
-    dataset.DeviceSerialNumber = identity.digest[:16]
-    for keyword in INHERITED:
-        if keyword in source and keyword not in dataset:
-            dataset[keyword] = source[keyword]
-    contribution = Dataset()
-    contribution.PurposeOfReferenceCodeSequence = DicomSequence([_processing_equipment()])
-    contribution.Manufacturer = identity.manufacturer
-    contribution.ManufacturerModelName = identity.model
-    contribution.SoftwareVersions = identity.version
-    contribution.DeviceSerialNumber = identity.digest[:16]
-    contribution.ContributionDateTime = date + time + moment.strftime("%z")
-    contribution.ContributionDescription = (
-        f"Model digest sha256:{identity.digest}; job {identity.job_id}. {identity.limits}"
-    )
-    dataset.ContributingEquipmentSequence = DicomSequence([contribution])
+def _objects(
+    findings: Findings, source: Source, identity: ResultIdentity, kinds: AbstractSet[ObjectKind]
+) -> Iterator[tuple[ObjectKind, Dataset]]:
+    if findings.present:
+        yield from _objects_of_structures(findings, source, identity, kinds)
+    if findings.absent and ObjectKind.SR_ABSENT in kinds:
+        yield ObjectKind.SR_ABSENT, encode_absence(findings, source, identity)
+    if findings.classifications and ObjectKind.SR_CLASSIFICATION in kinds:
+        yield ObjectKind.SR_CLASSIFICATION, encode_classification(findings, source, identity)
+    if ObjectKind.MAP in kinds:
+        for number, scalar_map in enumerate(findings.maps, start=1):
+            parametric_map = encode_parametric_map(scalar_map, source, identity, number=number)
+            proof.prove_map(parametric_map, scalar_map)
+            yield ObjectKind.MAP, parametric_map
 
 
-def _pin_dimensions(dataset: Dataset, identity: ResultIdentity) -> None:
-    """The encoder draws the dimension organization's UID at random; the same job must give the same bytes."""
-    uid = identity.uid("dimensions", "SEG")
-    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid
+def _objects_of_structures(
+    findings: Findings, source: Source, identity: ResultIdentity, kinds: AbstractSet[ObjectKind]
+) -> Iterator[tuple[ObjectKind, Dataset]]:
+    wanted = [kind for kind in SEGMENTATIONS if kind in kinds]
+    if ObjectKind.SR in kinds and not wanted:
+        wanted = [ObjectKind.SEG]
+    segmentations = []
+    for kind in wanted:
+        segmentation = encode_segmentation(findings, source, identity, kind)
+        proof.prove_segmentation(segmentation, findings)
+        segmentations.append(segmentation)
+        yield kind, segmentation
+    if ObjectKind.SR in kinds:
+        yield (
+            ObjectKind.SR,
+            encode_measurement_report(findings, source, identity, segmentation=segmentations[0]),
+        )
+    if ObjectKind.SR_KEY_FINDINGS in kinds:
+        report = encode_key_findings(findings, source, identity)
+        _prove_key_findings(report, findings, source, identity)
+        yield ObjectKind.SR_KEY_FINDINGS, report
+    if ObjectKind.GSPS in kinds:
+        state = encode_presentation_state(findings, source, identity)
+        proof.prove_presentation_state(state, findings, source)
+        yield ObjectKind.GSPS, state
+    if ObjectKind.SC in kinds:
+        capture = encode_secondary_capture(findings, source, identity)
+        proof.prove_secondary_capture(capture, findings)
+        yield ObjectKind.SC, capture
+    if ObjectKind.KOS in kinds:
+        yield ObjectKind.KOS, encode_key_objects(findings, source, identity)
+    if ObjectKind.RTSTRUCT in kinds:
+        structure_set = encode_structure_set(findings, source, identity)
+        rings = rings_in(structure_set)
+        proof.prove_contours(
+            {structure.label: rings[number] for number, structure in enumerate(findings.present, start=1)}, findings
+        )
+        yield ObjectKind.RTSTRUCT, structure_set
 
 
-def _in_zone_of(source: Dataset, moment: datetime) -> datetime:
-    """The moment in the zone that the study's own times are in: as stated, else this machine's."""
-    offset = str(source.get("TimezoneOffsetFromUTC") or "")
-    try:
-        return moment.astimezone(datetime.strptime(offset, "%z").tzinfo if offset else None)
-    except ValueError:
-        return moment.astimezone()
-
-
-def _processing_equipment() -> Dataset:
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "109102", "DCM", "Processing Equipment"
-    return code
+def _prove_key_findings(
+    report: hd.sr.Comprehensive3DSR, findings: Findings, source: Source, identity: ResultIdentity
+) -> None:
+    said = outlines_in_report(report)
+    places = {(str(plane.image.SOPInstanceUID), plane.frame): index for index, plane in enumerate(source.planes)}
+    rings: dict[int, tuple[int, Points]] = {}
+    for structure in findings.present:
+        uid, frame, ring = said[tracking_uid(str(structure.label), identity)]
+        rings[structure.label] = (places[uid, frame], ring)
+    proof.prove_key_outlines(rings, findings)

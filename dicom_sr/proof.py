@@ -1,61 +1,296 @@
-"""Reads a segmentation back, by other means than it was written with, and compares it with the mask.
+"""Reads each object back, by other means than it was written with, and compares it with what was found.
 
-A wrong place in the patient is the one mistake that no validator sees, so every object is checked before it is
-stored. The means here are pydicom and arithmetic: frames, plane positions and orientations as the file states them.
+A wrong place in the patient is the one mistake that no validator sees, so every object with a geometry is checked
+before it is stored. What is compared: the number of voxels, their centre and their spread along each axis and across
+(a frame in another's place, a flip or a shift changes one of them), in patient coordinates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from scipy import ndimage
+from skimage.measure import points_in_poly
 
+from coread.dicom_sr.decode import frame_geometries, frame_moments, frames_of
+from coread.dicom_sr.secondary_capture import legend_rows
+from coread.dicom_sr.source import Source
 from coread.errors import ResultError
-from coread.findings import Findings
+from coread.findings import Findings, ScalarMap
+from coread.volume import Volume
 
 CENTROID_TOLERANCE_MM = 0.15
 """Frames lie where their source images say, the mask on a regular grid; the sources may deviate from it by 0.1 mm."""
 
+SPREAD_TOLERANCE_MM = 0.5
+"""For the covariance of the voxels' places, in mm² per mm of extent; deviations as above change it by less."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cloud:
+    """A set of weighted points in the patient: its weight, its centre (LPS, mm) and its covariance (mm²)."""
+
+    weight: float
+    centre: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, sums: NDArray[np.float64]) -> "Cloud":
+        """``sums`` (4, 4): over all points the weighted products of (x, y, z, 1) with themselves."""
+        weight = float(sums[3, 3])
+        centre = sums[:3, 3] / weight if weight else np.zeros(3)
+        covariance = sums[:3, :3] / weight - np.outer(centre, centre) if weight else np.zeros((3, 3))
+        return cls(weight=weight, centre=centre, covariance=covariance)
+
 
 def prove_segmentation(segmentation: Dataset, findings: Findings) -> None:
     """Raises ResultError unless each segment has its structure's voxels, in the same place in the patient."""
-    pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+    expected = _expected_clouds(findings, segmentation)
+    found = _segment_clouds(segmentation)
     for number, structure in enumerate(findings.present, start=1):
-        found = _voxels_of_segment(segmentation, pixels, number)
-        mask = findings.labels.array == structure.label
-        expected = findings.labels.map_indices_to_reference(np.argwhere(mask))
-        if len(found) != len(expected):
-            raise ResultError(
-                f"segment {number}: expected {len(expected)} voxels, read back {len(found)}; nothing was stored"
-            )
-        away_mm = float(np.linalg.norm(found.mean(axis=0) - expected.mean(axis=0)))
+        nothing = Cloud.of(np.zeros((4, 4)))
+        _compare(f"segment {number}", found.get(number, nothing), expected[structure.label])
+
+
+def prove_map(parametric_map: Dataset, scalar_map: ScalarMap) -> None:
+    """Raises ResultError unless each slice's numbers are there, unchanged, in the slice's place."""
+    volume = scalar_map.volume
+    geometries = frame_geometries(parametric_map)
+    if len(geometries) != len(volume.array):
+        raise _not_read_back("map", f"{len(volume.array)} slices", f"{len(geometries)}")
+    for index, (geometry, frame) in enumerate(zip(geometries, frames_of(parametric_map), strict=True)):
+        expected = volume.affine[:3, [1, 2, 3]].copy()
+        expected[:, 2] += volume.affine[:3, 0] * index
+        away_mm = _corners_apart_mm(geometry.affine, expected, frame.shape)
         if away_mm > CENTROID_TOLERANCE_MM:
-            raise ResultError(
-                f"segment {number}: read back {away_mm:.2f} mm away from where it was found; nothing was stored"
-            )
+            raise _not_read_back("map", f"slice {index + 1} in its place", f"it {away_mm:.2f} mm away")
+        if not np.array_equal(frame, volume.array[index].astype(np.float32)):
+            raise _not_read_back("map", f"the numbers of slice {index + 1}", "others")
 
 
-def _voxels_of_segment(segmentation: Dataset, pixels: NDArray[np.uint8], number: int) -> NDArray[np.float64]:
-    """Patient coordinates (LPS, mm) of a segment's voxels, shape (voxels, 3), by PS3.3 C.7.6.2.1.1."""
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
-    points = [np.zeros((0, 3))]
-    for frame, groups in zip(pixels, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
-        if _group("SegmentIdentificationSequence", groups, shared).ReferencedSegmentNumber != number:
-            continue
-        position = _floats(groups.PlanePositionSequence[0].ImagePositionPatient)
-        orientation = _floats(_group("PlaneOrientationSequence", groups, shared).ImageOrientationPatient)
-        row_mm, column_mm = _floats(_group("PixelMeasuresSequence", groups, shared).PixelSpacing)
-        rows, columns = np.nonzero(frame)
-        points.append(
-            position + np.outer(columns * column_mm, orientation[:3]) + np.outer(rows * row_mm, orientation[3:])
+def prove_outline(ring: NDArray[np.float64], mask: NDArray[np.bool_], what: str) -> None:
+    """Raises ResultError unless the ring (columns and rows in pixels, corners counted from 0) encloses the largest
+    connected part of the mask (row, column), pixel by pixel.
+    """
+    parts, count = ndimage.label(mask)
+    if not count:
+        raise _not_read_back(what, "an outline of something", "one of nothing")
+    sizes = ndimage.sum_labels(mask, parts, range(1, count + 1))
+    filled = [
+        ndimage.binary_fill_holes(parts == index)
+        for index, size in enumerate(sizes, start=1)
+        if size == max(sizes)  # of several as large, any may be meant
+    ]
+    found = enclosed(ring, mask.shape)
+    if not any(np.array_equal(found, expected) for expected in filled):
+        raise _not_read_back(what, f"{[int(each.sum()) for each in filled]} pixels enclosed", f"{int(found.sum())}")
+
+
+def prove_key_outlines(rings: Mapping[int, tuple[int, NDArray[np.float64]]], findings: Findings) -> None:
+    """``rings``: label → (slice, ring). Raises ResultError unless each encloses its structure in its key slice."""
+    for structure in findings.present:
+        index, ring = rings[structure.label]
+        if index != findings.key_plane(structure):
+            raise _not_read_back("outline", f"slice {findings.key_plane(structure) + 1}", f"slice {index + 1}")
+        prove_outline(ring, findings.mask.array[index] == structure.label, f"outline of label {structure.label}")
+
+
+def prove_contours(rings: Mapping[int, Iterable[NDArray[np.float64]]], findings: Findings) -> None:
+    """``rings``: label → closed rings in LPS, mm, shape (points, 3), each in one slice. Raises ResultError unless,
+    filled, they are the structures' masks.
+    """
+    labels = findings.mask
+    to_indices = np.linalg.inv(labels.affine)
+    filled: Filled = {}
+    for structure in findings.present:
+        for ring in rings.get(structure.label, ()):
+            indices = ring @ to_indices[:3, :3].T + to_indices[:3, 3]
+            index = round(float(indices[:, 0].mean()))
+            if np.abs(indices[:, 0] - index).max() * labels.spacing[0] > CENTROID_TOLERANCE_MM:
+                raise _not_read_back("contour", "a ring in one slice", "one between slices")
+            inside = enclosed(indices[:, :0:-1] + 0.5, labels.spatial_shape[1:])
+            filled[structure.label, index] = inside | filled.get((structure.label, index), False)
+    _compare_filled("contours", filled, findings)
+
+
+def prove_presentation_state(state: Dataset, findings: Findings, source: Source) -> None:
+    """Raises ResultError unless the rings of each layer, filled, are its structure's mask in every slice."""
+    places = {(str(plane.image.SOPInstanceUID), plane.frame): index for index, plane in enumerate(source.planes)}
+    layers = {layer.GraphicLayer: int(layer.GraphicLayerOrder) - 1 for layer in state.GraphicLayerSequence}
+    filled: Filled = {}
+    for annotation in state.GraphicAnnotationSequence:
+        (reference,) = annotation.ReferencedImageSequence
+        index = places[str(reference.ReferencedSOPInstanceUID), reference.get("ReferencedFrameNumber")]
+        label = findings.present[layers[annotation.GraphicLayer]].label
+        for graphic in annotation.GraphicObjectSequence:
+            ring = np.array(graphic.GraphicData, dtype=np.float64).reshape(-1, 2)
+            inside = enclosed(ring, findings.mask.spatial_shape[1:])
+            filled[label, index] = inside ^ filled.get((label, index), False)
+    _compare_filled("presentation state", filled, findings)
+
+
+def prove_secondary_capture(capture: Dataset, findings: Findings) -> None:
+    """Raises ResultError unless each slice that shows something is there, in its place, and its coloured pixels (below
+    the legend) are the rims of the structures.
+    """
+    present = [structure.label for structure in findings.present]
+    labels = np.where(np.isin(findings.mask.array, present), findings.mask.array, 0)
+    planes = np.flatnonzero(labels.any(axis=(1, 2)))
+    geometries = frame_geometries(capture)
+    if len(geometries) != len(planes):
+        raise _not_read_back("secondary capture", f"{len(planes)} frames", f"{len(geometries)}")
+    scale = capture.Rows // labels.shape[1]
+    for index, geometry, frame in zip(planes, geometries, frames_of(capture), strict=True):
+        of_slice = findings.mask.affine[:3, [1, 2, 3]].copy()
+        of_slice[:, 2] += findings.mask.affine[:3, 0] * index
+        away_mm = _corners_apart_mm(geometry.affine, of_slice @ _enlarged(scale), frame.shape)
+        if away_mm > CENTROID_TOLERANCE_MM:
+            raise _not_read_back("secondary capture", f"slice {index + 1} in its place", f"it {away_mm:.2f} mm away")
+        large = np.kron(labels[index], np.ones((scale, scale), np.uint8))
+        outlined = np.zeros(large.shape, bool)
+        right = True
+        below = slice(legend_rows(findings), None)
+        for structure in findings.present:
+            rim = (large == structure.label) & ~ndimage.binary_erosion(large == structure.label)
+            outlined |= rim
+            right &= bool((frame[below][rim[below]] == structure.colour).all())
+        grey = np.ptp(frame.astype(np.int16), axis=-1) == 0
+        if not right or not grey[below][~outlined[below]].all():
+            raise _not_read_back("secondary capture", f"the rims of slice {index + 1}", "others")
+
+
+def _corners_apart_mm(found: NDArray[np.float64], expected: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """The largest distance of a frame's corners by one affine, (row, column, 1) → LPS, from those by another."""
+    rows, columns = shape[0] - 1, shape[1] - 1
+    corners = np.array([(0, 0, 1), (rows, 0, 1), (0, columns, 1), (rows, columns, 1)]).T
+    return float(np.linalg.norm((found - expected) @ corners, axis=0).max())
+
+
+def _enlarged(scale: int) -> NDArray[np.float64]:
+    """(row, column, 1) of an enlarged picture → of the original, by pixel centres."""
+    shift = 0.5 / scale - 0.5
+    return np.array([[1 / scale, 0, shift], [0, 1 / scale, shift], [0, 0, 1]])
+
+
+def enclosed(ring: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The pixels (row, column) whose centres a ring (column, row; corners counted from 0) encloses."""
+    inside = np.zeros(shape, bool)
+    low = np.floor(ring.min(axis=0)).astype(int).clip(0)
+    high = np.ceil(ring.max(axis=0)).astype(int)
+    columns, rows = np.arange(low[0], min(high[0], shape[1])), np.arange(low[1], min(high[1], shape[0]))
+    centres = np.stack(np.meshgrid(columns + 0.5, rows + 0.5), axis=-1).reshape(-1, 2)
+    if len(centres):
+        inside[rows[:, None], columns] = points_in_poly(centres, ring).reshape(len(rows), len(columns))
+    return inside
+
+
+Filled = dict[tuple[int, int], NDArray[np.bool_]]
+"""(label, slice) → the pixels (row, column) that rings enclose."""
+
+
+def _compare_filled(what: str, filled: Filled, findings: Findings) -> None:
+    """Raises ResultError unless what is filled is each structure's mask, slice by slice, and nothing else."""
+    for structure in findings.present:
+        for index in np.flatnonzero(findings.areas[:, structure.label]).tolist():
+            found = filled.pop((structure.label, index), None)
+            mask = findings.mask.array[index] == structure.label
+            if found is None or not np.array_equal(found, mask):
+                raise _not_read_back(what, f"label {structure.label} in slice {index + 1}", "another shape")
+    if filled:
+        raise _not_read_back(what, "rings where a structure is", f"{len(filled)} elsewhere")
+
+
+def _compare(what: str, found: Cloud, expected: Cloud) -> None:
+    if found.weight != expected.weight:
+        raise _not_read_back(what, f"{expected.weight:.0f} voxels", f"{found.weight:.0f}")
+    away_mm = float(np.linalg.norm(found.centre - expected.centre))
+    if away_mm > CENTROID_TOLERANCE_MM:
+        raise ResultError(
+            f"{what}: read back {away_mm:.2f} mm away from where it was found; nothing was stored, please report it"
         )
-    return np.concatenate(points)
+    extent = 1.0 + float(np.sqrt(max(0.0, np.trace(expected.covariance))))
+    if np.abs(found.covariance - expected.covariance).max() > SPREAD_TOLERANCE_MM * extent:
+        raise ResultError(f"{what}: read back in another shape than it was found; nothing was stored, please report it")
 
 
-def _group(keyword: str, groups: Dataset, shared: Dataset) -> Dataset:
-    sequence: Sequence[Dataset] = groups[keyword].value if keyword in groups else shared[keyword].value
-    return sequence[0]
+def _not_read_back(what: str, expected: str, found: str) -> ResultError:
+    return ResultError(f"{what}: expected {expected}, read back {found}; nothing was stored, please report it")
 
 
-def _floats(values: Sequence[object]) -> NDArray[np.float64]:
-    return np.array([float(str(value)) for value in values])
+def _segment_clouds(segmentation: Dataset) -> dict[int, Cloud]:
+    """Segment number → where the file says that its voxels are."""
+    geometries = frame_geometries(segmentation)
+    sums: dict[int, NDArray[np.float64]] = {}
+    if segmentation.SegmentationType == "LABELMAP":
+        for geometry, frame in zip(geometries, frames_of(segmentation), strict=True):
+            moments = _moments_by_label(np.ascontiguousarray(frame[None], np.uint8))[0]
+            for number in np.flatnonzero(moments[:, 0]):
+                _add(sums, int(number), moments[number], geometry.affine)
+    else:
+        for geometry, moments in zip(geometries, frame_moments(segmentation), strict=True):
+            _add(sums, geometry.segment, moments, geometry.affine)
+    return {number: Cloud.of(each) for number, each in sums.items()}
+
+
+def _expected_clouds(findings: Findings, segmentation: Dataset) -> dict[int, Cloud]:
+    """Label → where the mask's voxels are; with FRACTIONAL, weighted by their probability."""
+    labels = findings.mask
+    if segmentation.SegmentationType == "FRACTIONAL":
+        maximum = int(segmentation.MaximumFractionalValue)
+        return {
+            structure.label: Cloud.of(
+                _sums_of(_weighted_moments(findings.probabilities[structure.label], maximum), labels)
+            )
+            for structure in findings.present
+        }
+    moments = _moments_by_label(labels.array)
+    return {structure.label: Cloud.of(_sums_of(moments[:, structure.label], labels)) for structure in findings.present}
+
+
+def _weighted_moments(probability: NDArray[np.float32], maximum: int) -> NDArray[np.float64]:
+    """Shape (slices, 6), weights as a file of that maximum keeps them."""
+    weights = np.round(np.clip(probability, 0, 1) * np.float32(maximum)).astype(np.float64)
+    row, column = np.meshgrid(np.arange(weights.shape[1]), np.arange(weights.shape[2]), indexing="ij")
+    products = (np.ones_like(row), row, column, row * row, row * column, column * column)
+    return np.stack([(weights * product).sum(axis=(1, 2)) for product in products], axis=1)
+
+
+def _sums_of(moments: NDArray[np.float64], volume: Volume) -> NDArray[np.float64]:
+    """The products' sums (4, 4) of what lies in a volume's slices, from its moments in each: (slices, 6)."""
+    sums: dict[int, NDArray[np.float64]] = {0: np.zeros((4, 4))}
+    for index, each in enumerate(moments):
+        affine = volume.affine[:3, [1, 2, 3]].copy()
+        affine[:, 2] += volume.affine[:3, 0] * index
+        _add(sums, 0, each, affine)
+    return sums[0]
+
+
+def _add(
+    sums: dict[int, NDArray[np.float64]], key: int, moments: NDArray[np.float64], affine: NDArray[np.float64]
+) -> None:
+    """Add a frame's moments, carried by its affine (row, column, 1) → LPS into the patient."""
+    weight, row, column, row_row, row_column, column_column = moments
+    in_frame = np.array([[row_row, row_column, row], [row_column, column_column, column], [row, column, weight]])
+    into_patient = np.vstack([affine, (0.0, 0.0, 1.0)])
+    sums[key] = sums.get(key, np.zeros((4, 4))) + into_patient @ in_frame @ into_patient.T
+
+
+@numba.njit(cache=True, parallel=True)
+def _moments_by_label(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Shape (slices, 256, 6): see ``decode.MOMENTS``."""
+    found = np.zeros((labels.shape[0], 256, 6))
+    for index in numba.prange(labels.shape[0]):
+        for row in range(labels.shape[1]):
+            for column in range(labels.shape[2]):
+                label = labels[index, row, column]
+                if label:
+                    found[index, label, 0] += 1
+                    found[index, label, 1] += row
+                    found[index, label, 2] += column
+                    found[index, label, 3] += row * row
+                    found[index, label, 4] += row * column
+                    found[index, label, 5] += column * column
+    return found

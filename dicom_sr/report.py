@@ -1,98 +1,107 @@
 """Findings → Structured Report: Comprehensive 3D SR, TID 1500 "Measurement Report" (PS3.16).
 
-One kind of measurement group per document: what was found is a TID 1411 group that references its segment; what was
-not found is said in a second document, by a TID 1501 group with the value Absent.
+One kind of measurement group per document, because readers that expect one kind stumble over another. What was found
+is a TID 1411 group that refers to its segment; the other kinds are in ``key_findings`` and ``statements``.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import highdicom as hd
+import numpy as np
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 
+from coread import codes
+from coread.dicom_sr.header import series_number
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.segmentation import tracking_uid
+from coread.dicom_sr.source import Plane, Source
 from coread.findings import Findings, Measurement, Structure
-
-ABSENT = Code("272519000", "SCT", "Absent")
-IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
-"""Procedure reported (CID 100): what the study was is in its own header, so the report says no more than it knows."""
-
-SOURCE_IMAGE = Code("121233", "DCM", "Source image for segmentation")
+from coread.objects import ObjectKind
 
 SIGNIFICANT_DIGITS = 6
 """A DS value has 16 characters; six digits are more than any measurement here is worth."""
 
 
 def encode_measurement_report(
-    findings: Findings,
-    *,
-    headers: Sequence[Dataset],
-    segmentation: hd.seg.Segmentation,
-    identity: ResultIdentity,
-    series_number: int,
+    findings: Findings, source: Source, identity: ResultIdentity, *, segmentation: Dataset
 ) -> hd.sr.Comprehensive3DSR:
-    """A TID 1411 group for each structure that is present, with its segment and its measurements."""
-    groups = [
-        hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=_tracking(structure, identity),
-            referenced_segment=_reference(segmentation, number, headers=_slices_with(structure, findings, headers)),
+    """A TID 1411 group for each structure that is present, with its segment and its measurements.
+
+    A series from a tilted gantry is flagged, since some viewers place its segments wrong.
+    """
+    groups = []
+    for number, structure in enumerate(findings.present, start=1):
+        group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking(structure, identity),
+            # highdicom's own from_segmentation looks at each frame; the number is known here.
+            referenced_segment=hd.sr.ReferencedSegment(
+                sop_class_uid=segmentation.SOPClassUID,
+                sop_instance_uid=segmentation.SOPInstanceUID,
+                segment_number=number,
+                source_series=hd.sr.SourceSeriesForSegmentation(source.header.SeriesInstanceUID),
+            ),
             finding_type=structure.type,
-            finding_sites=_sites(structure),
-            algorithm_id=_algorithm(identity),
-            measurements=[_measurement(measurement) for measurement in structure.measurements],
+            finding_sites=sites(structure),
+            algorithm_id=algorithm_of_group(identity),
+            measurements=[measurement_item(measurement) for measurement in structure.measurements],
         )
-        for number, structure in enumerate(findings.present, start=1)
-    ]
-    keys = sorted({_key_slice(findings, structure) for structure in findings.present})
-    return _document(
+        if findings.mask.is_tilted:
+            add_comment(
+                group,
+                f"Slices are tilted by {findings.mask.tilt_degrees:.1f} degrees (gantry tilt); volumes allow for it. "
+                "Check that the viewer places the segments correctly.",
+            )
+        groups.append(group)
+    keys = sorted({findings.key_plane(structure) for structure in findings.present})
+    return document(
         groups,
-        evidence=[*headers, segmentation],
-        key_images=[headers[index] for index in keys],
+        source=source,
+        key_planes=[source.planes[index] for index in keys],
         identity=identity,
-        kind="SR",
-        series_number=series_number,
+        kind=ObjectKind.SR,
+        evidence=[segmentation],
     )
 
 
-def encode_absence_report(
-    findings: Findings, *, headers: Sequence[Dataset], identity: ResultIdentity, series_number: int
-) -> hd.sr.Comprehensive3DSR:
-    """A TID 1501 group with the value Absent for each structure that was looked for and not found."""
-    groups = [
-        hd.sr.MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=_tracking(structure, identity),
-            finding_type=structure.type,
-            finding_sites=_sites(structure),
-            algorithm_id=_algorithm(identity),
-            source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(header) for header in headers],
-            qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=structure.type, value=ABSENT)],
-        )
-        for structure in findings.absent
-    ]
-    return _document(
-        groups,
-        evidence=headers,
-        key_images=[headers[len(headers) // 2]],
-        identity=identity,
-        kind="SR-ABSENT",
-        series_number=series_number,
-    )
-
-
-def _document(
-    groups: Sequence[hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations]
-    | Sequence[hd.sr.MeasurementsAndQualitativeEvaluations],
+def document(
+    groups: Sequence[Any],
     *,
-    evidence: Sequence[Dataset],
-    key_images: Sequence[Dataset],
+    source: Source,
+    key_planes: Sequence[Plane],
     identity: ResultIdentity,
-    kind: str,
-    series_number: int,
+    kind: ObjectKind,
+    evidence: Sequence[Dataset] = (),
 ) -> hd.sr.Comprehensive3DSR:
-    observer = hd.sr.ObserverContext(
-        observer_type=codes.DCM.Device,
+    """A report around the groups: observer, procedure, image library of the key images only, evidence of all."""
+    content = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(identity)),
+        procedure_reported=codes.IMAGING_PROCEDURE,
+        imaging_measurements=list(groups),
+        title=codes.IMAGING_MEASUREMENT_REPORT,
+        referenced_images=[source.image_of(plane) for plane in key_planes],
+    )
+    report = hd.sr.Comprehensive3DSR(
+        evidence=[*source.instances, *evidence],
+        content=content,
+        series_instance_uid=identity.uid("series", kind),
+        series_number=series_number(identity, kind),
+        sop_instance_uid=identity.uid("instance", kind),
+        instance_number=1,
+        manufacturer=identity.manufacturer,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+    )
+    _write_meanings_exactly(report)
+    return report
+
+
+def device_observer(identity: ResultIdentity) -> hd.sr.ObserverContext:
+    """The model as the observer (TID 1002, 1004)."""
+    return hd.sr.ObserverContext(
+        observer_type=CodedConcept.from_code(codes.DEVICE),
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
             uid=identity.device_uid,
             name=identity.model,
@@ -101,69 +110,27 @@ def _document(
             serial_number=identity.digest[:16],
         ),
     )
-    content = hd.sr.MeasurementReport(
-        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
-        procedure_reported=IMAGING_PROCEDURE,
-        imaging_measurements=list(groups),
-        title=codes.DCM.ImagingMeasurementReport,
-        referenced_images=list(key_images),
-    )
-    document = hd.sr.Comprehensive3DSR(
-        evidence=list(evidence),
-        content=content,
-        series_instance_uid=identity.uid("series", kind),
-        series_number=series_number,
-        sop_instance_uid=identity.uid("instance", kind),
-        instance_number=1,
-        manufacturer=identity.manufacturer,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-    )
-    _write_meanings_exactly(document)
-    return document
 
 
-def _write_meanings_exactly(document: Dataset) -> None:
-    """Some readers match codes by their meaning, and highdicom writes this one with other capitals than PS3.16 does."""
-    for element in document.iterall():
-        if element.keyword == "ConceptNameCodeSequence" and element.value[0].CodeValue == SOURCE_IMAGE.value:
-            element.value[0].CodeMeaning = SOURCE_IMAGE.meaning
+def tracking(structure: Structure, identity: ResultIdentity) -> hd.sr.TrackingIdentifier:
+    """The same for a structure in every object of the job."""
+    return hd.sr.TrackingIdentifier(uid=tracking_uid(str(structure.label), identity), identifier=structure.name)
 
 
-def _reference(
-    segmentation: hd.seg.Segmentation, number: int, *, headers: Sequence[Dataset]
-) -> hd.sr.ReferencedSegment:
-    # highdicom's own from_segmentation fails where a segmentation has one segment only (it looks for the segment's
-    # number in each frame, and it then stands in the shared functional groups).
-    return hd.sr.ReferencedSegment(
-        sop_class_uid=segmentation.SOPClassUID,
-        sop_instance_uid=segmentation.SOPInstanceUID,
-        segment_number=number,
-        source_images=[hd.sr.SourceImageForSegmentation.from_source_image(header) for header in headers],
-    )
-
-
-def _slices_with(structure: Structure, findings: Findings, headers: Sequence[Dataset]) -> list[Dataset]:
-    shown = (findings.labels.array == structure.label).any(axis=(1, 2))
-    return [header for header, is_shown in zip(headers, shown, strict=True) if is_shown]
-
-
-def _tracking(structure: Structure, identity: ResultIdentity) -> hd.sr.TrackingIdentifier:
-    return hd.sr.TrackingIdentifier(uid=tracking_uid(structure, identity), identifier=structure.name)
-
-
-def _algorithm(identity: ResultIdentity) -> hd.sr.AlgorithmIdentification:
+def algorithm_of_group(identity: ResultIdentity) -> hd.sr.AlgorithmIdentification:
+    """TID 4019."""
     return hd.sr.AlgorithmIdentification(
-        name=identity.model, version=identity.version, family=codes.DCM.ArtificialIntelligence
+        name=identity.model, version=identity.version, family=codes.ARTIFICIAL_INTELLIGENCE
     )
 
 
-def _sites(structure: Structure) -> list[hd.sr.FindingSite] | None:
+def sites(structure: Structure) -> list[hd.sr.FindingSite] | None:
+    """Where the structure is, if its type does not say so."""
     return [hd.sr.FindingSite(anatomic_location=structure.anatomy)] if structure.anatomy else None
 
 
-def _measurement(measurement: Measurement) -> hd.sr.Measurement:
+def measurement_item(measurement: Measurement) -> hd.sr.Measurement:
+    """A NUM item (TID 1419, row 5)."""
     return hd.sr.Measurement(
         name=measurement.concept,
         value=float(f"{measurement.value:.{SIGNIFICANT_DIGITS}g}"),
@@ -172,6 +139,26 @@ def _measurement(measurement: Measurement) -> hd.sr.Measurement:
     )
 
 
-def _key_slice(findings: Findings, structure: Structure) -> int:
-    """The slice on which the structure is largest."""
-    return int((findings.labels.array == structure.label).sum(axis=(1, 2)).argmax())
+def add_comment(group: Any, text: str) -> None:
+    """A sentence for people in a measurement group: a qualitative evaluation as text (TID 1419 and 1501)."""
+    item = hd.sr.TextContentItem(
+        name=codes.COMMENT, value=text, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS
+    )
+    group[0].ContentSequence.append(item)
+
+
+def _write_meanings_exactly(report: Dataset) -> None:
+    """Some readers match codes by their meaning, and highdicom writes some with other capitals than PS3.16 does."""
+    for element in report.iterall():
+        if element.keyword == "ConceptNameCodeSequence":
+            (item,) = element.value
+            item.CodeMeaning = _MEANINGS.get((item.CodeValue, item.CodingSchemeDesignator), item.CodeMeaning)
+
+
+_MEANINGS = {(code.value, code.scheme_designator): code.meaning for code in (codes.SOURCE_IMAGE, codes.SOURCE_SERIES)}
+
+
+def max_probability(findings: Findings, structure: Structure) -> float | None:
+    """The highest probability that the model gave a structure anywhere; None if it does not tell."""
+    probability = findings.probabilities.get(structure.label)
+    return None if probability is None else float(np.max(probability))

@@ -1,149 +1,187 @@
-"""Source headers as results may inherit them: the ordinary mistakes of hospital systems mended, text in Unicode.
+"""The images that a result speaks of: one plane after the other, whether each is a file or a frame of one."""
 
-What is mended, and how, is decided so that a result is valid and never says something wrong: what is illegal or
-cannot be decoded is left out, or left empty where the standard wants the attribute. A text that is too long is cut; an
-identifier that is too long is left empty, because a cut one may be somebody else's. PatientID and UIDs stay as they
-are: by them the archive knows what belongs together.
-"""
-
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from pydicom import config
-from pydicom.datadict import dictionary_VM
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-from pydicom.valuerep import DSfloat, PersonName, validate_value
-
-EMPTY_IF_ABSENT = frozenset(
-    {
-        "PatientName",
-        "PatientID",
-        "PatientBirthDate",
-        "PatientSex",
-        "StudyDate",
-        "StudyTime",
-        "ReferringPhysicianName",
-        "StudyID",
-        "AccessionNumber",
-    }
+from pydicom.uid import (
+    CTImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
 )
-"""Type 2 attributes of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): present, if need be empty."""
+from pydicom.valuerep import DSfloat
 
-IDENTIFIERS = frozenset({"IssuerOfPatientID", "AccessionNumber", "StudyID"})
-"""Never cut."""
+from coread.dicom_sr.repair import repaired
+from coread.volume import Volume
 
-UNTOUCHED = frozenset({"PatientID"})
-"""Archives file a study under its PatientID, so a result with another one would land elsewhere. UIDs are not touched
-for the same reason, however odd they are."""
+_FUNCTIONAL_GROUP = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "WindowCenter": "FrameVOILUTSequence",
+    "WindowWidth": "FrameVOILUTSequence",
+}
+"""Where a multi-frame image keeps what a single-frame image has at the top (PS3.3 C.7.6.16.2)."""
 
-SEXES = ("", "M", "F", "O")
-"""The defined terms of PatientSex (PS3.3 C.7.1.1)."""
+SINGLE_FRAME = {"CT": CTImageStorage, "MR": MRImageStorage, "PT": PositronEmissionTomographyImageStorage}
+"""Modality → class of its single-frame images."""
 
-LONGEST = {"SH": 16, "LO": 64, "PN": 64, "ST": 1024, "LT": 10240}
-"""Characters that a text may have (PS3.5 6.2); a person's name may have them in each of its representations."""
-
-LONGEST_NUMBER = 16
-
-_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-_UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, LookupError, NotImplementedError, OSError)
-"""What pydicom raises at a value that it cannot convert."""
-
-
-def repaired(images: Sequence[Dataset], *, slice_spacing_mm: float) -> list[Dataset]:
-    """Copies of the headers (no pixels, no private elements) that results can inherit from.
-
-    The images themselves stay as they are. ``slice_spacing_mm`` is the measured distance of neighbouring slices: it
-    stands for a SpacingBetweenSlices that is absent or wrong, and for a SliceThickness that is absent.
-    """
-    headers = [_repaired(image) for image in images]
-    for header in headers:
-        header.SpacingBetweenSlices = DSfloat(slice_spacing_mm, auto_format=True)
-        if not header.get("SliceThickness"):
-            header.SliceThickness = DSfloat(slice_spacing_mm, auto_format=True)
-    return headers
-
-
-def _repaired(image: Dataset) -> Dataset:
-    header = Dataset()
-    for tag in sorted(image.keys()):
-        if tag.is_private or tag in _PIXELS:
-            continue
-        try:
-            element = copy.deepcopy(image[tag])
-            header.add(element)
-        except _UNREADABLE:
-            continue
-    header.file_meta = copy.deepcopy(image.file_meta)
-    header.set_original_encoding(*image.original_encoding)
-    try:
-        header.decode()
-    except _UNREADABLE:
-        _drop_undecodable(header)
-    header.SpecificCharacterSet = "ISO_IR 192"
-    for element in list(header):
-        _mend(header, element)
-    for keyword in EMPTY_IF_ABSENT - {element.keyword for element in header}:
-        setattr(header, keyword, "")
-    if header.PatientSex not in SEXES:
-        header.PatientSex = ""
-    return header
+_OF_A_PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+_VALUES = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_OF_MANY_FRAMES = (
+    "NumberOfFrames",
+    *_GROUPS,
+    "DimensionOrganizationSequence",
+    "DimensionIndexSequence",
+    "DimensionOrganizationType",
+)
+_OF_AN_INSTANCE = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+)
 
 
-def _drop_undecodable(header: Dataset) -> None:
-    """Leave out the elements whose text is not in the character set that the header states."""
-    for element in list(header):
-        alone = Dataset({element.tag: element})
-        alone.set_original_encoding(*header.original_encoding)
-        try:
-            alone.decode()
-        except _UNREADABLE:
-            del header[element.tag]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plane:
+    """A single-frame image, or one frame (numbered from 1) of a multi-frame image."""
+
+    image: Dataset
+    frame: int | None = None
+
+    def get(self, keyword: str) -> Any:
+        """The value that an attribute has in this plane, wherever the image keeps it; None if it has none."""
+        if self.frame is not None and keyword in _FUNCTIONAL_GROUP:
+            return self._in_groups(_FUNCTIONAL_GROUP[keyword], keyword)
+        return self.image.get(keyword)
+
+    def _in_groups(self, sequence: str, keyword: str) -> Any:
+        per_frame = self.image.get("PerFrameFunctionalGroupsSequence") or []
+        shared = self.image.get("SharedFunctionalGroupsSequence") or []
+        index = (self.frame or 1) - 1
+        for groups in (*per_frame[index : index + 1], *shared[:1]):
+            items = groups.get(sequence) or []
+            if items and keyword in items[0]:
+                return items[0].get(keyword)
+        return None
+
+    @property
+    def position(self) -> tuple[str, str, str]:
+        """ImagePositionPatient as decimal strings of legal length."""
+        x, y, z = (str(DSfloat(float(value), auto_format=True)) for value in self.get("ImagePositionPatient"))
+        return x, y, z
+
+    @property
+    def frames(self) -> list[int] | None:
+        """The frame as references list it: None for a single-frame image."""
+        return None if self.frame is None else [self.frame]
 
 
-def _mend(header: Dataset, element: DataElement) -> None:
-    """Cut, empty or leave out a value that its value representation does not allow."""
-    if element.VM > 1 and element.VR in LONGEST and dictionary_VM(element.tag) == "1":
-        element.value = " ".join(str(value) for value in element.value)  # a backslash was typed into the text
-    if element.keyword in UNTOUCHED or element.VR in ("SQ", "UI") or element.is_empty or _is_valid(element):
-        if element.VR == "DS" and not element.is_empty:
-            element.value = _numbers_of_legal_length(element.value)
-        return
-    if element.VR in LONGEST and element.keyword not in IDENTIFIERS:
-        element.value = _shortened(element.value, element.VR)
-        if _is_valid(element):
-            return
-    if element.keyword in EMPTY_IF_ABSENT:
-        element.value = ""
+def planes_of(image: Dataset) -> Iterator[Plane]:
+    """The planes of an image: itself, or each of its frames."""
+    count = frame_count(image)
+    if count == 1 and "PerFrameFunctionalGroupsSequence" not in image:
+        yield Plane(image=image)
     else:
-        del header[element.tag]
+        for number in range(1, count + 1):
+            yield Plane(image=image, frame=number)
 
 
-def _is_valid(element: DataElement) -> bool:
-    values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
-    if element.VR in ("DS", "IS"):
-        return not any(isinstance(value, str) for value in values)  # what could not be converted stayed text
+def reference_to(image: Dataset) -> Dataset:
+    """An item that refers to an instance by class and UID."""
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.SOPClassUID
+    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return reference
+
+
+def frame_count(image: Dataset) -> int:
+    """NumberOfFrames; 1 where it is absent or no number."""
     try:
-        for value in values:
-            validate_value(element.VR, str(value) if element.VR == "PN" else value, config.RAISE)
-    except _UNREADABLE:
-        return False
-    return True
+        return int(image.get("NumberOfFrames") or 1)
+    except (ValueError, TypeError):
+        return 1
 
 
-def _numbers_of_legal_length(value: Any) -> Any:
-    """A decimal string may have 16 characters (PS3.5 6.2); some senders write more digits."""
-    if isinstance(value, MultiValue | list):
-        return [_numbers_of_legal_length(each) for each in value]
-    return value if len(str(value)) <= LONGEST_NUMBER else DSfloat(float(value), auto_format=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """``planes`` in the order of the findings' slices; ``spacing_mm`` is the measured distance of neighbouring ones
+    (None for a single image). It stands for a SpacingBetweenSlices that is absent or wrong, and for a SliceThickness
+    that is absent.
+    """
 
+    planes: Sequence[Plane]
+    spacing_mm: float | None = None
+    volume: Volume | None = None
+    """The images' values, for objects that show them."""
 
-def _shortened(value: object, vr: str) -> object:
-    length = LONGEST[vr]
-    if isinstance(value, MultiValue | list):
-        return [_shortened(each, vr) for each in value]
-    if isinstance(value, PersonName):
-        return "=".join(group[:length] for group in str(value).split("="))
-    return str(value)[:length]
+    @cached_property
+    def header(self) -> Dataset:
+        """The first plane's header with the ordinary mistakes mended, as a single-frame image would have it."""
+        first = self.planes[0]
+        header = repaired(first.image)
+        if first.frame is not None:
+            for keyword in _OF_MANY_FRAMES:
+                header.pop(keyword, None)
+            for keyword in _OF_A_PLANE:
+                if first.get(keyword) is not None:
+                    setattr(header, keyword, first.get(keyword))
+        if self.spacing_mm is not None:
+            header.SpacingBetweenSlices = DSfloat(self.spacing_mm, auto_format=True)
+            if not header.get("SliceThickness"):
+                header.SliceThickness = DSfloat(self.spacing_mm, auto_format=True)
+        return header
+
+    @property
+    def template(self) -> Dataset:
+        """The header as that of a single-frame image, for encoders that take a multi-frame class at its word."""
+        if self.planes[0].frame is None:
+            return self.header
+        single = SINGLE_FRAME.get(str(self.header.get("Modality")), SecondaryCaptureImageStorage)
+        own = Dataset()
+        own.SOPClassUID = single
+        return Dataset({**self.header, **own})
+
+    def image_of(self, plane: Plane) -> Dataset:
+        """A header that stands for a plane: the mended one of the first, with what is the plane's own."""
+        own = Dataset()
+        own.SOPInstanceUID = plane.image.SOPInstanceUID
+        if plane.frame is not None:
+            own.NumberOfFrames = frame_count(plane.image)
+            for keyword in _GROUPS:
+                if keyword in plane.image:
+                    own[keyword] = plane.image[keyword]
+        for keyword in (*_OF_A_PLANE[:2], *_VALUES):
+            value = plane.get(keyword)
+            if value not in (None, "") and (plane.frame is not None or keyword in self.header):
+                setattr(own, keyword, value)
+        return Dataset({**self.header, **own})
+
+    @cached_property
+    def instances(self) -> list[Dataset]:
+        """A header for each image, to be referred to: what identifies it, and its size; the first also has the
+        attributes of patient and study.
+        """
+        found: dict[str, Dataset] = {}
+        for plane in self.planes:
+            uid = str(plane.image.SOPInstanceUID)
+            if uid not in found:
+                light = Dataset()
+                for keyword in _OF_AN_INSTANCE:
+                    if keyword in plane.image:
+                        setattr(light, keyword, plane.image.get(keyword))
+                found[uid] = light
+        first = next(iter(found))
+        found[first] = Dataset({**self.header, **found[first]})
+        return list(found.values())

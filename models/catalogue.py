@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coread.errors import ConfigurationError, UnknownModel
 from coread.models.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -74,7 +75,30 @@ def check_routes(settings: Settings, models: Mapping[str, InstalledModel]) -> No
 def _load(folder: Path) -> InstalledModel:
     path = folder / "configs" / "metadata.json"
     try:
-        version = json.loads(path.read_text(encoding="utf-8"))["version"]
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        version = str(metadata["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{path}: expected MONAI bundle metadata with a version, found none") from error
-    return InstalledModel(folder=folder, manifest=load_manifest(folder), version=str(version))
+    manifest = load_manifest(folder)
+    _check_labels(metadata, manifest, folder)
+    return InstalledModel(folder=folder, manifest=manifest, version=version)
+
+
+def _check_labels(metadata: Mapping[str, Any], manifest: Manifest, folder: Path) -> None:
+    """Raises ConfigurationError if the bundle's metadata names a label of which the manifest gives no coded meaning:
+    there is no code that would do for any label.
+    """
+    try:
+        names = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+        labels = {int(value): str(name) for value, name in names.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return  # it names none; what the model gives is checked when it runs
+    unknown = {
+        value: name for value, name in labels.items() if value not in manifest.labels and name.lower() != "background"
+    }
+    if unknown:
+        listed = ", ".join(f"{value} ({name})" for value, name in sorted(unknown.items()))
+        raise ConfigurationError(
+            f"{folder / MANIFEST_NAME}: expected a coded meaning of every label of the bundle, found none of {listed}; "
+            "add it under `labels`"
+        )

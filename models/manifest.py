@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from coread.errors import ConfigurationError
+from coread.objects import ObjectKind, Profile
 
 MANIFEST_NAME = "coread.yaml"
 
@@ -97,8 +98,21 @@ class Manifest(Strict):
     """The model's name for people; it heads the series descriptions, which have 64 characters."""
     series: SeriesRequirement
     labels: Mapping[int, Label]
+    objects: Mapping[Profile, tuple[ObjectKind, ...]] = Field(default_factory=dict)
+    """What is written for a destination of each kind; where it is not said, ``coread.objects.DEFAULT_OBJECTS``."""
+    probabilities: str | None = None
+    """The key in the bundle's output that holds the probability of each class, one channel for each label value from
+    0; needed for SEG-FRACTIONAL and MAP."""
     limits: str
     """One sentence for the report: what the model is not for."""
+
+    @model_validator(mode="after")
+    def _probabilities_are_there(self) -> "Manifest":
+        kinds = {kind for kinds in self.objects.values() for kind in kinds}
+        wanted = kinds & {ObjectKind.SEG_FRACTIONAL, ObjectKind.MAP}
+        if wanted and self.probabilities is None:
+            raise ValueError(f"{' and '.join(sorted(wanted))} need the output key `probabilities`")
+        return self
 
     @field_validator("labels")
     @classmethod

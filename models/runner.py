@@ -6,10 +6,10 @@ volume that is handed over, and the saving of results becomes the result that is
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import highdicom as hd
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
@@ -18,24 +18,28 @@ from numpy.typing import NDArray
 
 from coread.errors import ConfigurationError, ModelError, OutOfMemory
 from coread.models.catalogue import InstalledModel
+from coread.volume import Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TO_COLUMN_ROW_SLICE = (2, 1, 0)
-"""highdicom keeps volumes as (slice, row, column); MONAI's readers give (column, row, slice), as NIfTI does."""
+"""Volumes are kept as (slice, row, column); MONAI's readers give (column, row, slice), as NIfTI does."""
 
 _LOADERS = ("LoadImaged", "LoadImageD", "LoadImageDict", "LoadImage")
 _SAVERS = ("SaveImaged", "SaveImageD", "SaveImageDict", "SaveImage")
+PROBABILITY_TOLERANCE = 1e-3
+"""Interpolation and rounding may leave 0 to 1 by this much."""
+
 _CHECKPOINT_LOADER = "CheckpointLoader"
 
 
-def to_meta_tensor(volume: hd.Volume) -> MetaTensor:
+def to_meta_tensor(volume: Volume) -> MetaTensor:
     """The volume as MONAI takes it: (column, row, slice), float32, affine from indices to RAS in mm.
 
     DICOM's patient coordinates are LPS, MONAI's are RAS: x and y change sign. This is the only place where they do.
     """
-    turned = volume.permute_spatial_axes(_TO_COLUMN_ROW_SLICE)
-    tensor = torch.from_numpy(np.ascontiguousarray(turned.array, dtype=np.float32))
-    affine = torch.from_numpy(_LPS_TO_RAS @ turned.affine)
+    turned = volume.array.transpose(_TO_COLUMN_ROW_SLICE)
+    tensor = torch.from_numpy(np.ascontiguousarray(turned, dtype=np.float32))
+    affine = torch.from_numpy(_LPS_TO_RAS @ volume.affine[:, (*_TO_COLUMN_ROW_SLICE, 3)])
     return MetaTensor(
         tensor,
         affine=affine,
@@ -56,6 +60,15 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
             "the settings demand a GPU (worker.device = cuda), but torch finds none; set it to auto or cpu"
         )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """What a bundle gave for a volume, on the volume's own grid: (slice, row, column)."""
+
+    labels: NDArray[np.uint8]
+    probabilities: Mapping[int, NDArray[np.float32]]
+    """Label → probability of each voxel, 0 to 1; empty if the manifest names no output for it."""
 
 
 class _OneVolume:
@@ -108,8 +121,12 @@ class BundleRunner:
             ) from error
         return evaluator
 
-    def segment(self, volume: hd.Volume) -> NDArray[np.uint8]:
-        """Labels on the volume's own grid: (slice, row, column), uint8.
+    def segment(self, volume: Volume) -> NDArray[np.uint8]:
+        """Labels on the volume's own grid: see ``predict``."""
+        return self.predict(volume).labels
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Labels, and probabilities if the manifest names them, on the volume's own grid.
 
         Raises ModelError if the bundle fails, or gives anything but known labels on that grid.
         """
@@ -120,7 +137,10 @@ class BundleRunner:
         self._input.case = {"image": to_meta_tensor(volume)}
         try:
             evaluator.run()
-            output = evaluator.state.output[0]["pred"]
+            output = evaluator.state.output[0]
+            labels = output["pred"].detach().cpu().numpy()
+            key = self.model.manifest.probabilities
+            probabilities = None if key is None else output[key].detach().cpu().numpy()
         except Exception as error:  # a bundle is foreign code: whatever it raises, this job has failed
             cause = _first_cause(error)
             if isinstance(cause, MemoryError | torch.OutOfMemoryError):
@@ -132,9 +152,25 @@ class BundleRunner:
             self._input.case = {}
         self._evaluator = evaluator
         evaluator.state.output = None
-        return self._checked(output.detach().cpu().numpy(), volume)
+        return Prediction(
+            labels=self._checked(labels, volume),
+            probabilities={} if probabilities is None else self._by_label(probabilities, volume),
+        )
 
-    def _checked(self, output: NDArray[Any], volume: hd.Volume) -> NDArray[np.uint8]:
+    def _by_label(self, output: NDArray[Any], volume: Volume) -> dict[int, NDArray[np.float32]]:
+        """Label → probability. Raises ModelError unless there is a channel for each label, of values from 0 to 1."""
+        expected = (max(self.model.manifest.labels) + 1, *reversed(volume.spatial_shape))
+        low, high = float(output.min()), float(output.max())
+        if output.ndim != len(expected) or output.shape[0] < expected[0] or output.shape[1:] != expected[1:]:
+            raise ModelError(f"{self.model.name}: expected probabilities of shape {expected}, found {output.shape}")
+        if not -PROBABILITY_TOLERANCE <= low <= high <= 1 + PROBABILITY_TOLERANCE:
+            raise ModelError(f"{self.model.name}: expected probabilities from 0 to 1, found {low:g} to {high:g}")
+        return {
+            label: np.ascontiguousarray(output[label].transpose(_TO_COLUMN_ROW_SLICE), dtype=np.float32).clip(0, 1)
+            for label in self.model.manifest.labels
+        }
+
+    def _checked(self, output: NDArray[Any], volume: Volume) -> NDArray[np.uint8]:
         columns_rows_slices = tuple(reversed(volume.spatial_shape))
         if output.shape != (1, *columns_rows_slices):
             raise ModelError(

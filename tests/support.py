@@ -1,5 +1,6 @@
 """What several tests need: small volumes that hide nothing, bundles made to order, programs of others."""
 
+import copy
 import json
 import os
 import shutil
@@ -9,14 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import highdicom as hd
 import numpy as np
 import pytest
 import yaml
 from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedMRImageStorage
 
 from coread.dicom_files import Modality, series_of
-from coread.dicom_sr.identity import ResultIdentity
+from coread.dicom_sr.identity import ResultIdentity, derived_uid
+from coread.volume import Volume
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -36,21 +38,14 @@ def volume_in_plane(
     shape: tuple[int, int, int] = (6, 20, 14),
     spacing: tuple[float, float, float] = (5.0, 1.5, 2.25),
     array: np.ndarray[Any, Any] | None = None,
-) -> hd.Volume:
+) -> Volume:
     """A small volume, asymmetric in everything: shape, spacing, position, content."""
     if array is None:
         array = np.arange(np.prod(shape)).reshape(shape).astype(np.int16)
-    slice_step, row_step, column_step = PLANES[plane]
-    return hd.Volume.from_components(
-        array=array,
-        direction=np.array([slice_step, row_step, column_step], dtype=float).T.ravel().tolist(),
-        spacing=spacing,
-        position=(-31.0, 17.0, 8.5),
-        coordinate_system="PATIENT",
-    )
+    return Volume.of(array, directions=PLANES[plane], spacing=spacing, position=(-31.0, 17.0, 8.5))
 
 
-def images_of(volume: hd.Volume, *, name: str = "test", modality: Modality = "MR", **more: str) -> list[Dataset]:
+def images_of(volume: Volume, *, name: str = "test", modality: Modality = "MR", **more: str) -> list[Dataset]:
     """A series of single-frame images that a short-axis model would read by its description."""
     words = {
         "patient_id": "TEST-1",
@@ -60,6 +55,32 @@ def images_of(volume: hd.Volume, *, name: str = "test", modality: Modality = "MR
         "body_part": "HEART",
     }
     return series_of(volume, modality=modality, name=name, **{**words, **more})
+
+
+def enhanced(images: Sequence[Dataset]) -> Dataset:
+    """The single-frame MR images as one Enhanced MR image, the frames in the order given."""
+    first = images[0]
+    image = copy.deepcopy(first)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = derived_uid(first.SOPInstanceUID, "enhanced")
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        del image[keyword]
+    image.NumberOfFrames = len(images)
+    image.PixelData = b"".join(each.PixelData for each in images)
+    measures, orientation, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = first.PixelSpacing, first.SliceThickness
+    orientation.ImageOrientationPatient = first.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    image.SharedFunctionalGroupsSequence = [shared]
+    groups = []
+    for index, each in enumerate(images, start=1):
+        content, position, group = Dataset(), Dataset(), Dataset()
+        content.DimensionIndexValues = [index]
+        position.ImagePositionPatient = each.ImagePositionPatient
+        group.FrameContentSequence, group.PlanePositionSequence = [content], [position]
+        groups.append(group)
+    image.PerFrameFunctionalGroupsSequence = groups
+    return image
 
 
 def identity(job_id: str = "0123456789abcdef0123456789abcdef") -> ResultIdentity:

@@ -33,6 +33,7 @@ def run_worker(settings: Settings) -> None:
             ledger=ledger,
             models=warm,
             settings=settings.worker,
+            results=settings.results,
             worker=f"{socket.gethostname()}:{os.getpid()}",
         )
         app = worker_app(settings, runner)

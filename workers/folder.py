@@ -1,19 +1,21 @@
 """Reads the studies of a folder without Orthanc: DICOM in; segmentation, reports, summary and picture out."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-import highdicom as hd
-
-from coread.errors import CoreadError
+from coread.dicom_sr.encode import ResultObject
+from coread.errors import CoreadError, InputError
 from coread.job import fingerprint_of, job_id_of
 from coread.logs import logger
 from coread.models.runner import BundleRunner
+from coread.objects import ObjectKind, Profile
 from coread.workers.jobs import utc_now
 from coread.workers.picture import montage
-from coread.workers.pipeline import Reading, read_study
+from coread.workers.pipeline import Reading, explain_refusal, read_study
 from coread.workers.study import Study
 
 
@@ -29,32 +31,48 @@ class Outcome:
 
 
 def analyze_studies(
-    studies: Sequence[Study], models: Sequence[str], *, warm: Callable[[str], BundleRunner], output: Path
+    studies: Sequence[Study],
+    models: Sequence[str],
+    *,
+    warm: Callable[[str], BundleRunner],
+    output: Path,
+    profiles: Sequence[Profile] = (Profile.OHIF,),
 ) -> list[Outcome]:
     """Read each study with each model; one that is refused does not stop the others.
 
     Files go to ``output/<StudyInstanceUID>/<model>/``.
     """
-    outcomes = []
-    for study in studies:
-        for model in models:
-            try:
-                reading = _read(study, warm(model))
-            except CoreadError as error:
-                outcomes.append(Outcome(study_instance_uid=study.study_instance_uid, model=model, error=error))
-            except Exception as error:  # noqa: BLE001  # here a study ends: the others are still to be read
-                logger().exception("study not read", study_instance_uid=study.study_instance_uid)
-                broken = CoreadError(f"unexpected {type(error).__name__}; please report it with the log line above")
-                outcomes.append(Outcome(study_instance_uid=study.study_instance_uid, model=model, error=broken))
-            else:
-                files = write_reading(reading, output / study.study_instance_uid / model)
-                outcomes.append(
-                    Outcome(study_instance_uid=study.study_instance_uid, model=model, reading=reading, files=files)
-                )
-    return outcomes
+    return [
+        _outcome(study, model, warm=warm, folder=output / study.study_instance_uid / model, profiles=profiles)
+        for study in studies
+        for model in models
+    ]
 
 
-def _read(study: Study, runner: BundleRunner) -> Reading:
+def _outcome(
+    study: Study, model: str, *, warm: Callable[[str], BundleRunner], folder: Path, profiles: Sequence[Profile]
+) -> Outcome:
+    uid = study.study_instance_uid
+    files: Sequence[Path] = ()
+    try:
+        runner = warm(model)
+        job_id, now = _job(study, runner)
+        try:
+            reading = read_study(study, runner, job_id=job_id, created_at=now, profiles=profiles)
+        except InputError as error:
+            refusal = explain_refusal(study, runner, error, job_id=job_id, created_at=now)
+            files = _write({f"{result.kind}.dcm": result.file() for result in refusal.objects}, folder)
+            raise
+        return Outcome(study_instance_uid=uid, model=model, reading=reading, files=write_reading(reading, folder))
+    except CoreadError as error:
+        return Outcome(study_instance_uid=uid, model=model, error=error, files=files)
+    except Exception as error:  # noqa: BLE001  # here a study ends: the others are still to be read
+        logger().exception("study not read", study_instance_uid=uid)
+        broken = CoreadError(f"unexpected {type(error).__name__}; please report it with the log line above")
+        return Outcome(study_instance_uid=uid, model=model, error=broken)
+
+
+def _job(study: Study, runner: BundleRunner) -> tuple[str, datetime]:
     """Each run over a folder is a job of its own, with its time in the job's id: its results are new objects and never
     share a UID with what the plugin, or another run, has made of the same images.
     """
@@ -65,18 +83,35 @@ def _read(study: Study, runner: BundleRunner) -> Reading:
         model_version=runner.model.version,
         fingerprint=f"{fingerprint_of(study.sop_instance_uids)} {now.isoformat()}",
     )
-    return read_study(study, runner, job_id=job_id, created_at=now)
+    return job_id, now
 
 
 def write_reading(reading: Reading, folder: Path) -> list[Path]:
     """Write the DICOM objects, ``summary.json`` and ``montage.png``; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {f"{result.kind}.dcm": result.file() for result in reading.objects}
+    contents = {name: result.file() for name, result in zip(_names(reading.objects), reading.objects, strict=True)}
     contents["summary.json"] = json.dumps(reading.summary, indent=2).encode()
     title = f"{reading.summary['model']} {reading.summary['model_version']} (RESEARCH)"
     for result in reading.objects:
-        if isinstance(result.dataset, hd.seg.Segmentation):
+        if result.kind is ObjectKind.SEG:
             contents["montage.png"] = montage(reading.source.images, result.dataset, title=title)
+    return _write(contents, folder)
+
+
+def _names(objects: Sequence[ResultObject]) -> list[str]:
+    """File names: the kind, and a number where there are several of it."""
+    counts = Counter(result.kind for result in objects)
+    seen: Counter[ObjectKind] = Counter()
+    names = []
+    for result in objects:
+        seen[result.kind] += 1
+        number = f"-{seen[result.kind]}" if counts[result.kind] > 1 else ""
+        names.append(f"{result.kind}{number}.dcm")
+    return names
+
+
+def _write(contents: Mapping[str, bytes], folder: Path) -> list[Path]:
+    if contents:
+        folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     return [folder / name for name in contents]

@@ -5,10 +5,10 @@ have the same UIDs, and what is not finished is taken up again when the lease ru
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
@@ -18,9 +18,9 @@ from coread.job import Job, JobState, fingerprint_of
 from coread.ledger import Ledger
 from coread.logs import logger
 from coread.models.runner import BundleRunner
-from coread.settings import WorkerSettings
-from coread.workers.pipeline import Reading, Stopwatch, read_study
-from coread.workers.study import study_in_archive
+from coread.settings import ResultSettings, WorkerSettings
+from coread.workers.pipeline import Reading, Refusal, Stopwatch, explain_refusal, read_study
+from coread.workers.study import Study, study_in_archive
 
 HEARTBEATS_PER_LEASE = 4
 LONGEST_DELAY_S = 300.0
@@ -67,12 +67,14 @@ class JobRunner:
         ledger: Ledger,
         models: Callable[[str], BundleRunner],
         settings: WorkerSettings,
+        results: ResultSettings,
         worker: str,
     ) -> None:
         self._archive = archive
         self._ledger = ledger
         self._models = models
         self._settings = settings
+        self._results = results
         self._worker = worker
 
     def run(self, job_id: str) -> JobState | None:
@@ -103,7 +105,21 @@ class JobRunner:
 
     def _read_and_store(self, job: Job) -> JobState:
         try:
-            return self._store(job, self._read(job))
+            runner = self._runner(job)
+            study = self._study(job)
+            try:
+                reading = read_study(
+                    study,
+                    runner,
+                    job_id=job.job_id,
+                    created_at=job.created_at,
+                    profiles=self._results.profiles,
+                )
+            except SourceGone:
+                raise
+            except InputError as error:
+                return self._refuse(job, study, runner, error)
+            return self._store(job, reading, end=JobState.DONE)
         except (TransientError, StudyChanged):
             raise
         except InputError as error:
@@ -112,19 +128,33 @@ class JobRunner:
             logger().exception("job failed")
             return self._end(job, JobState.FAILED, str(error))
 
-    def _read(self, job: Job) -> Reading:
+    def _runner(self, job: Job) -> BundleRunner:
         runner = self._models(job.model)
         if runner.model.version != job.model_version:
             raise ConfigurationError(
                 f"expected {job.model} {job.model_version}, found {runner.model.version} on this worker; "
                 "bring plugin and workers to the same version, then POST to /coread/jobs/{job id}/retry"
             )
+        return runner
+
+    def _study(self, job: Job) -> Study:
         study = study_in_archive(self._archive, job.orthanc_id)
         if fingerprint_of(study.sop_instance_uids) != job.fingerprint:
             raise StudyChanged("the study is not what it was when the job was made; it will be read as it is now")
-        return read_study(study, runner, job_id=job.job_id, created_at=job.created_at)
+        return study
 
-    def _store(self, job: Job, reading: Reading) -> JobState:
+    def _refuse(self, job: Job, study: Study, runner: BundleRunner, error: InputError) -> JobState:
+        """End as refused; in the study itself too, if somebody may expect a reading of it."""
+        if self._results.say_not_evaluated:
+            try:
+                refusal = explain_refusal(study, runner, error, job_id=job.job_id, created_at=job.created_at)
+            except Exception:  # noqa: BLE001  # the study was refused because something is wrong with it
+                logger().exception("that the study was not evaluated could not be written as a report")
+            else:
+                return self._store(job, refusal, end=JobState.REFUSED, reason=str(error))
+        return self._end(job, JobState.REFUSED, str(error))
+
+    def _store(self, job: Job, reading: Reading | Refusal, *, end: JobState, reason: str = "") -> JobState:
         if not self._ledger.start_storing(job.job_id, worker=self._worker, result=reading.summary, at=utc_now()):
             logger().info("job was withdrawn while it ran; nothing stored")
             return JobState.SUPERSEDED
@@ -132,7 +162,7 @@ class JobRunner:
         with watch.stage("store"):
             for result in reading.objects:
                 self._archive.store(result.file())
-        return self._end(job, JobState.DONE, "", reading)
+        return self._end(job, end, reason, reading.summary)
 
     def _withdraw_earlier_results(self, job: Job) -> None:
         """Take away what earlier jobs of this model stored for this study before it changed: it is wrong now, whether
@@ -154,8 +184,7 @@ class JobRunner:
             if earlier.intersection(series.instances.values()):
                 self._archive.delete_series(series.orthanc_id)
 
-    def _end(self, job: Job, state: JobState, reason: str, reading: Reading | None = None) -> JobState:
-        summary = reading.summary if reading else None
+    def _end(self, job: Job, state: JobState, reason: str, summary: Mapping[str, Any] | None = None) -> JobState:
         self._withdraw_earlier_results(job)
         ended = self._ledger.finish(job.job_id, state, worker=self._worker, reason=reason, result=summary, at=utc_now())
         if not ended:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import highdicom as hd
 import matplotlib as mpl
 import numpy as np
 from highdicom.color import CIELabColor
@@ -16,6 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from coread.dicom_sr.decode import frame_geometries, frames_of
+from coread.volume import Volume
 from coread.workers.volume import build_volume
 
 mpl.use("Agg")
@@ -30,15 +31,17 @@ MARGIN_PIXELS = 24
 FRAME: dict[str, Any] = {"color": "white", "fontsize": 9, "va": "top"}
 
 
-def montage(images: Sequence[Dataset], segmentation: hd.seg.Segmentation, *, title: str) -> bytes:
-    """A PNG: the slices in order, cropped to the segments, outlines in the segments' own colours, legend on top.
+def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> bytes:
+    """A PNG of a BINARY segmentation: the slices in order, cropped to the segments, outlines in the segments' own
+    colours, legend on top.
 
     ``images``: all images of the segmented series, in any order.
     """
     source = build_volume(images)
     array = source.volume.array
-    labels = _labels(segmentation, source.images)
-    colours = {number: _colour(segmentation, number) for number in segmentation.segment_numbers}
+    labels = _labels(segmentation, source.volume)
+    segments = {int(segment.SegmentNumber): segment for segment in segmentation.SegmentSequence}
+    colours = {number: _colour(segment) for number, segment in segments.items()}
     window = _window(labels)
     low, high = np.percentile(array, (1, 99))
     rows = math.ceil(len(array) / COLUMNS)
@@ -55,7 +58,7 @@ def montage(images: Sequence[Dataset], segmentation: hd.seg.Segmentation, *, tit
                 axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.1)
     figure.text(0.01, 1 - 0.08 / height, title, **FRAME)
     for position, (number, colour) in enumerate(colours.items()):
-        label = segmentation.get_segment_description(number).segment_label
+        label = segments[number].SegmentLabel
         figure.text(0.01 + 0.3 * position, 1 - 0.36 / height, label, **{**FRAME, "color": colour})
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - HEAD_INCHES / height, wspace=0.02, hspace=0.02)
     buffer = io.BytesIO()
@@ -63,12 +66,13 @@ def montage(images: Sequence[Dataset], segmentation: hd.seg.Segmentation, *, tit
     return buffer.getvalue()
 
 
-def _labels(segmentation: hd.seg.Segmentation, images: Sequence[Dataset]) -> NDArray[np.integer]:
-    """Segment numbers, (slice, row, column), on the images' grid."""
-    uids = [image.SOPInstanceUID for image in images]
-    labels: NDArray[np.integer] = segmentation.get_pixels_by_source_instance(
-        uids, combine_segments=True, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
-    )
+def _labels(segmentation: Dataset, volume: Volume) -> NDArray[np.integer]:
+    """Segment numbers, (slice, row, column), on the volume's grid: each frame in the slice where it says it lies."""
+    labels = np.zeros(volume.spatial_shape, np.uint8)
+    from_patient = np.linalg.inv(volume.affine)
+    for geometry, frame in zip(frame_geometries(segmentation), frames_of(segmentation), strict=True):
+        index = round(float((from_patient @ [*geometry.affine[:, 2], 1.0])[0]))
+        labels[index][frame > 0] = geometry.segment
     return labels
 
 
@@ -82,7 +86,7 @@ def _span(found: NDArray[np.intp]) -> slice:
     return slice(max(0, int(found[0]) - MARGIN_PIXELS), int(found[-1]) + MARGIN_PIXELS + 1)
 
 
-def _colour(segmentation: hd.seg.Segmentation, number: int) -> tuple[float, ...]:
+def _colour(segment: Dataset) -> tuple[float, ...]:
     """The segment's recommended display colour as sRGB from 0 to 1."""
-    lab = segmentation.get_segment_description(number).RecommendedDisplayCIELabValue
+    lab = segment.RecommendedDisplayCIELabValue
     return tuple(value / 255 for value in CIELabColor.from_dicom_value(lab).to_rgb())

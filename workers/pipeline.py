@@ -4,19 +4,23 @@ The same for a job of the plugin and for a folder on the command line.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from coread.dicom_sr.encode import ResultObject, encode_findings
+from coread.dicom_sr.encode import ResultObject, encode_findings, encode_refusal
 from coread.dicom_sr.identity import ResultIdentity
-from coread.findings import Findings
+from coread.dicom_sr.segmentation import tracking_uid
+from coread.dicom_sr.source import Plane, Source
+from coread.errors import InputError
+from coread.findings import Findings, NotEvaluated
 from coread.models.runner import BundleRunner
-from coread.workers.measure import measure
+from coread.objects import Profile, wanted_objects
+from coread.workers.measure import measure, sought
 from coread.workers.plausibility import check_field_of_view
-from coread.workers.series import choose_series
+from coread.workers.series import choose_series, fitting_series
 from coread.workers.study import Study
 from coread.workers.volume import SourceVolume
 
@@ -47,8 +51,23 @@ class Stopwatch:
             self.seconds[name] = round(time.perf_counter() - started, 4)
 
 
-def read_study(study: Study, runner: BundleRunner, *, job_id: str, created_at: datetime) -> Reading:
-    """Read a study with a model; all UIDs of the results derive from ``job_id``.
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """What is said of a study that was not evaluated; no objects if none of its series is of the model's kind."""
+
+    objects: tuple[ResultObject, ...]
+    summary: dict[str, Any]
+
+
+def read_study(
+    study: Study,
+    runner: BundleRunner,
+    *,
+    job_id: str,
+    created_at: datetime,
+    profiles: Sequence[Profile] = (Profile.OHIF,),
+) -> Reading:
+    """Read a study with a model and write what ``profiles`` want; all UIDs of the results derive from ``job_id``.
 
     Raises InputError if the study does not fit, ModelError or ResultError if it went wrong.
     """
@@ -57,13 +76,52 @@ def read_study(study: Study, runner: BundleRunner, *, job_id: str, created_at: d
     with watch.stage("fetch"):
         chosen = choose_series(study, model.manifest.series)
     with watch.stage("infer"):
-        labels = runner.segment(chosen.source.volume)
-    check_field_of_view(labels, chosen.source.volume, model.manifest.series)
+        prediction = runner.predict(chosen.source.volume)
+    check_field_of_view(prediction.labels, chosen.source.volume, model.manifest.series)
     with watch.stage("measure"):
         findings = measure(
-            labels, chosen.source.volume, manifest=model.manifest, modality=str(chosen.series.header.Modality)
+            prediction.labels,
+            chosen.source.volume,
+            manifest=model.manifest,
+            modality=str(chosen.series.header.Modality),
+            probabilities=prediction.probabilities,
         )
-    identity = ResultIdentity(
+    identity = _identity(runner, job_id=job_id, created_at=created_at)
+    with watch.stage("encode"):
+        kinds = wanted_objects(profiles, model.manifest.objects)
+        objects = encode_findings(findings, source=chosen.source.as_source, identity=identity, kinds=kinds)
+    summary = _summary(study, chosen.series.series_instance_uid, findings, objects, identity, runner)
+    return Reading(
+        source=chosen.source,
+        findings=findings,
+        objects=objects,
+        summary={**summary, "passed_over": dict(chosen.passed_over), "seconds": watch.seconds},
+    )
+
+
+def explain_refusal(
+    study: Study, runner: BundleRunner, error: InputError, *, job_id: str, created_at: datetime
+) -> Refusal:
+    """The report that says that a series of the model's kind was not evaluated, and why.
+
+    A study without such a series gets none: nobody expects a reading of it.
+    """
+    candidates, passed_over = fitting_series(study, runner.model.manifest.series)
+    identity = _identity(runner, job_id=job_id, created_at=created_at)
+    objects: tuple[ResultObject, ...] = ()
+    series_instance_uid = ""
+    if candidates:
+        series_instance_uid = candidates[0].series_instance_uid
+        source = Source(planes=[Plane(image=candidates[0].header)])
+        not_evaluated = NotEvaluated(structures=sought(runner.model.manifest), reason=str(error))
+        objects = encode_refusal(not_evaluated, source=source, identity=identity)
+    summary = _summary(study, series_instance_uid, Findings(), objects, identity, runner)
+    return Refusal(objects=objects, summary={**summary, "passed_over": passed_over, "seconds": {}})
+
+
+def _identity(runner: BundleRunner, *, job_id: str, created_at: datetime) -> ResultIdentity:
+    model = runner.model
+    return ResultIdentity(
         job_id=job_id,
         model=model.name,
         title=model.manifest.title,
@@ -71,15 +129,6 @@ def read_study(study: Study, runner: BundleRunner, *, job_id: str, created_at: d
         digest=runner.digest,
         limits=model.manifest.limits,
         created_at=created_at,
-    )
-    with watch.stage("encode"):
-        objects = encode_findings(findings, images=chosen.source.images, identity=identity)
-    summary = _summary(study, chosen.series.series_instance_uid, findings, objects, identity, runner)
-    return Reading(
-        source=chosen.source,
-        findings=findings,
-        objects=objects,
-        summary={**summary, "passed_over": dict(chosen.passed_over), "seconds": watch.seconds},
     )
 
 
@@ -118,5 +167,6 @@ def _summary(
             for structure in findings.structures
         ],
         "sop_instance_uids": [str(result.dataset.SOPInstanceUID) for result in objects],
+        "tracking_uids": [tracking_uid(str(structure.label), identity) for structure in findings.structures],
         "limits": identity.limits,
     }

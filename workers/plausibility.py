@@ -1,17 +1,17 @@
 """What must hold of a mask before it is measured."""
 
-import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 
 from coread.errors import GeometryError
 from coread.models.manifest import SeriesRequirement
+from coread.volume import Volume
 
 EDGE_MM = 4.0
 """A structure that comes this near to the edge of what the model looks at may go on beyond it."""
 
 
-def check_field_of_view(labels: NDArray[np.uint8], volume: hd.Volume, requirement: SeriesRequirement) -> None:
+def check_field_of_view(labels: NDArray[np.uint8], volume: Volume, requirement: SeriesRequirement) -> None:
     """Raises GeometryError if a structure reaches the edge of the field that the model looks at.
 
     ``labels``: (slice, row, column), on the volume's grid.

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from pydicom.dataset import Dataset
 
+from coread.dicom_sr.source import frame_count
 from coread.errors import GeometryError, InputError, NoSuitableSeries
 from coread.models.manifest import Patterns, Range, SeriesRequirement
 from coread.workers.study import Series, Study
@@ -26,14 +27,7 @@ def choose_series(study: Study, requirement: SeriesRequirement) -> ChosenSeries:
 
     Raises NoSuitableSeries if none is what the model reads, or the error of the only candidate.
     """
-    reasons: dict[str, str] = {}
-    candidates = []
-    for series in sorted(study.series, key=_largest_first):
-        reason = _header_mismatch(series.header, requirement)
-        if reason:
-            reasons[series.series_instance_uid] = reason
-        else:
-            candidates.append(series)
+    candidates, reasons = fitting_series(study, requirement)
     for series in candidates:
         try:
             source = build_volume(series.load())
@@ -48,9 +42,22 @@ def choose_series(study: Study, requirement: SeriesRequirement) -> ChosenSeries:
     raise NoSuitableSeries(f"expected {requirement.described_as}, found none ({details}); route such studies elsewhere")
 
 
+def fitting_series(study: Study, requirement: SeriesRequirement) -> tuple[list[Series], dict[str, str]]:
+    """The series that by their headers are what the model reads, the largest first; for the others, UID → why not."""
+    reasons: dict[str, str] = {}
+    candidates = []
+    for series in sorted(study.series, key=_largest_first):
+        reason = _header_mismatch(series.header, requirement)
+        if reason:
+            reasons[series.series_instance_uid] = reason
+        else:
+            candidates.append(series)
+    return candidates, reasons
+
+
 def _largest_first(series: Series) -> tuple[int, int, str]:
     number = str(series.header.get("SeriesNumber") or "")
-    return -series.size, int(number) if number.isdigit() else 0, series.series_instance_uid
+    return -series.size * frame_count(series.header), int(number) if number.isdigit() else 0, series.series_instance_uid
 
 
 def _header_mismatch(header: Dataset, requirement: SeriesRequirement) -> str | None:

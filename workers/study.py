@@ -37,7 +37,9 @@ IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A series that may be read: the header of one of its instances, and the means to load them all."""
+    """A series that may be read: the header of one of its instances, and the means to load them all. ``size``: the
+    number of instances.
+    """
 
     header: Dataset
     size: int

@@ -1,19 +1,22 @@
 """From the images of a series to one regular volume, or the reason why they do not form one.
 
-Nothing is dropped, filled in or evened out: a stack with a missing slice, two images in one place, mixed orientations
-or a tilted gantry is refused, because a volume measured on it would be wrong without anybody seeing it.
+Nothing is dropped, filled in or evened out: a stack with a missing slice, two images in one place or mixed orientations
+is refused, because a volume measured on it would be wrong without anybody seeing it. A stack that a tilted gantry
+shifts evenly is read as it lies.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 
+from coread.dicom_sr.source import Plane, Source, planes_of
 from coread.errors import GeometryError, NotDicom
+from coread.volume import Volume
 
 SPACING_TOLERANCE = 0.02
 """Relative deviation of a slice step from the median that is still rounding: scanners write positions to 1e-2 or
@@ -23,72 +26,94 @@ ORIENTATION_TOLERANCE = 1e-4
 """Largest difference of two images' direction cosines that is still rounding (they are written to 1e-6 or so)."""
 
 GRID_TOLERANCE_MM = 0.1
-"""Largest distance of an image from its place on the regular grid that is still rounding. It must stay below what
-``dicom_sr.proof`` accepts. A gantry tilt of 5° shifts each 1 mm step by 0.09 mm, and the shifts add up."""
+"""Largest distance of an image from its place on the even stack that is still rounding. It must stay below what
+``dicom_sr.proof`` accepts."""
 
 DUPLICATE_TOLERANCE_MM = 0.01
 """Two images nearer than this are in the same place."""
 
+LARGEST_TILT_DEGREES = 45.0
+"""Gantries tilt by 30° at most. More than that is no tilt: the slices' positions are wrong."""
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceVolume:
-    """``volume`` is (slice, row, column), float32, LPS, mm, after the modality transform; ``images`` in slice order."""
+    """``volume`` is (slice, row, column), float32, LPS, mm, after the modality transform; ``planes`` in slice order."""
 
-    volume: hd.Volume
-    images: Sequence[Dataset]
+    volume: Volume
+    planes: Sequence[Plane]
+
+    @property
+    def images(self) -> list[Dataset]:
+        """The images that the planes are of, each once."""
+        return list({plane.image.SOPInstanceUID: plane.image for plane in self.planes}.values())
+
+    @cached_property
+    def as_source(self) -> Source:
+        """What results refer to."""
+        return Source(planes=self.planes, spacing_mm=self.volume.spacing[0], volume=self.volume)
 
 
 def build_volume(images: Sequence[Dataset]) -> SourceVolume:
-    """The volume that the single-frame images of one series form.
+    """The volume that the images of one series form: single-frame images, or the frames of multi-frame ones.
 
     Raises GeometryError if they do not form one regular volume, NotDicom if pixels cannot be decoded.
     """
-    if len(images) < 2:
-        raise GeometryError(f"expected two or more slices, found {len(images)}; send the whole series")
-    for image in images:
-        _check_image(image)
-    orientation = _common_orientation(images)
+    _check_identities(images)
+    planes = [plane for image in images for plane in planes_of(image)]
+    if len(planes) < 2:
+        raise GeometryError(f"expected two or more slices, found {len(planes)}; send the whole series")
+    for plane in planes:
+        _check_plane(plane)
+    orientation = _common_orientation(planes)
     normal = np.cross(orientation[0], orientation[1])
-    positions = np.array([_numbers(image, "ImagePositionPatient", 3) for image in images])
+    positions = np.array([_numbers(plane, "ImagePositionPatient", 3) for plane in planes])
     order = np.argsort(positions @ normal, kind="stable")
     step = _common_step(positions[order], normal)
-    ordered = [images[index] for index in order]
-    affine = np.eye(4)
+    ordered = [planes[index] for index in order]
     row_mm, column_mm = _numbers(ordered[0], "PixelSpacing", 2)
-    affine[:3, 0] = step * normal
+    affine = np.eye(4)
+    affine[:3, 0] = step
     affine[:3, 1] = orientation[1] * row_mm
     affine[:3, 2] = orientation[0] * column_mm
     affine[:3, 3] = positions[order[0]]
-    volume = hd.Volume(
-        np.stack([_pixels(image) for image in ordered]),
-        affine,
-        coordinate_system="PATIENT",
+    volume = Volume(
+        array=np.stack(_pixels(ordered)),
+        affine=affine,
         frame_of_reference_uid=ordered[0].get("FrameOfReferenceUID"),
     )
-    return SourceVolume(volume=volume, images=ordered)
+    return SourceVolume(volume=volume, planes=ordered)
 
 
-def _check_image(image: Dataset) -> None:
-    uid = image.SOPInstanceUID
-    if "SharedFunctionalGroupsSequence" in image or int(image.get("NumberOfFrames") or 1) > 1:
-        raise GeometryError(
-            f"expected single-frame images, found the multi-frame instance {uid}; send the series as single frames"
-        )
-    _numbers(image, "ImagePositionPatient", 3)
-    _numbers(image, "ImageOrientationPatient", 6)
-    if (_numbers(image, "PixelSpacing", 2) <= 0).any():
+def _check_identities(images: Sequence[Dataset]) -> None:
+    """Raises GeometryError if two images call themselves the same: results could not say which of them is meant."""
+    seen: set[str] = set()
+    for image in images:
+        uid = str(image.SOPInstanceUID)
+        if uid in seen:
+            raise GeometryError(
+                f"expected a SOPInstanceUID of its own for each image, found {uid} twice; keep one file of each image"
+            )
+        seen.add(uid)
+
+
+def _check_plane(plane: Plane) -> None:
+    uid = plane.image.SOPInstanceUID
+    _numbers(plane, "ImagePositionPatient", 3)
+    _numbers(plane, "ImageOrientationPatient", 6)
+    if (_numbers(plane, "PixelSpacing", 2) <= 0).any():
         raise GeometryError(f"expected a PixelSpacing above 0, found another in {uid}; check the sender")
-    if not image.get("FrameOfReferenceUID"):
+    if not plane.get("FrameOfReferenceUID"):
         raise GeometryError(f"expected a FrameOfReferenceUID, found none in {uid}; only slices of a volume can be read")
-    if image.get("SamplesPerPixel") != 1 or image.get("PhotometricInterpretation") != "MONOCHROME2":
+    if plane.get("SamplesPerPixel") != 1 or plane.get("PhotometricInterpretation") != "MONOCHROME2":
         raise GeometryError(
             f"expected grey images (MONOCHROME2), found another kind in {uid}; send the original series"
         )
 
 
-def _numbers(image: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
+def _numbers(plane: Plane, keyword: str, count: int) -> NDArray[np.float64]:
     """The values of a tag, shape (count,). Raises GeometryError unless there are as many, all of them numbers."""
-    value = image.get(keyword)
+    value = plane.get(keyword)
     values = [] if value in (None, "") else value
     try:
         numbers = np.array([float(each) for each in values], dtype=np.float64)
@@ -97,28 +122,28 @@ def _numbers(image: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         found = "none" if value in (None, "") else "something else"
         raise GeometryError(
-            f"expected {keyword} of {count} numbers in every image, found {found} in {image.SOPInstanceUID}; "
+            f"expected {keyword} of {count} numbers in every image, found {found} in {plane.image.SOPInstanceUID}; "
             "only slices of a volume can be read"
         )
     return numbers
 
 
-def _common_orientation(images: Sequence[Dataset]) -> NDArray[np.float64]:
+def _common_orientation(planes: Sequence[Plane]) -> NDArray[np.float64]:
     """The two direction cosines, shape (2, 3): along a row, down a column."""
-    first = images[0]
+    first = planes[0]
     reference = _numbers(first, "ImageOrientationPatient", 6).reshape(2, 3)
-    for image in images:
-        uid = image.SOPInstanceUID
-        if image.get("FrameOfReferenceUID") != first.get("FrameOfReferenceUID"):
+    for plane in planes:
+        uid = plane.image.SOPInstanceUID
+        if plane.get("FrameOfReferenceUID") != first.get("FrameOfReferenceUID"):
             raise GeometryError(f"expected one frame of reference, found two; the second begins with {uid}")
-        orientation = _numbers(image, "ImageOrientationPatient", 6).reshape(2, 3)
+        orientation = _numbers(plane, "ImageOrientationPatient", 6).reshape(2, 3)
         if np.abs(orientation - reference).max() > ORIENTATION_TOLERANCE:
             raise GeometryError(
                 f"expected slices of one orientation, found a different one in {uid}; "
                 "send the stack as a series of its own"
             )
-        if (image.Rows, image.Columns) != (first.Rows, first.Columns) or not np.allclose(
-            _numbers(image, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3
+        if (plane.image.Rows, plane.image.Columns) != (first.image.Rows, first.image.Columns) or not np.allclose(
+            _numbers(plane, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3
         ):
             raise GeometryError(f"expected slices of one size and pixel spacing, found another in {uid}")
     if not np.allclose(reference @ reference.T, np.eye(2), atol=1e-3):
@@ -129,10 +154,9 @@ def _common_orientation(images: Sequence[Dataset]) -> NDArray[np.float64]:
     return unit
 
 
-def _common_step(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
-    """The distance between neighbouring slices in mm, positions sorted along ``normal``."""
-    distances = positions @ normal
-    steps = np.diff(distances)
+def _common_step(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The way in mm from each slice to the next, shape (3,); positions sorted along ``normal``."""
+    steps = np.diff(positions @ normal)
     if (steps < DUPLICATE_TOLERANCE_MM).any():
         count = int((steps < DUPLICATE_TOLERANCE_MM).sum())
         raise GeometryError(
@@ -147,24 +171,38 @@ def _common_step(positions: NDArray[np.float64], normal: NDArray[np.float64]) ->
             f"expected slices {typical:.2f} mm apart, found {steps[where]:.2f} mm between slices {where + 1} and "
             f"{where + 2} of {len(positions)}: a slice is missing or the series is mixed; send the whole series again"
         )
-    step = float((distances[-1] - distances[0]) / len(steps))
-    grid = positions[0] + np.outer(np.arange(len(positions)) * step, normal)
-    away = positions - grid
+    step: NDArray[np.float64] = (positions[-1] - positions[0]) / len(steps)
+    away = positions - (positions[0] + np.outer(np.arange(len(positions)), step))
     along = np.abs(away @ normal).max()
     sideways = np.linalg.norm(away - np.outer(away @ normal, normal), axis=1).max()
     if sideways > GRID_TOLERANCE_MM:
         raise GeometryError(
-            f"expected slices stacked at right angles, found some shifted sideways by up to {sideways:.2f} mm "
-            "(gantry tilt, or the patient table moved); send a series reformatted without tilt"
+            f"expected slices stacked in a straight line, found some shifted sideways by up to {sideways:.2f} mm "
+            "(the patient or the table moved, or stacks are mixed); send one even stack"
         )
     if along > GRID_TOLERANCE_MM:
         raise GeometryError(
             f"expected evenly spaced slices, found some up to {along:.2f} mm from their place; send an even series"
         )
+    if step @ normal < np.linalg.norm(step) * np.cos(np.radians(LARGEST_TILT_DEGREES)):
+        raise GeometryError(
+            f"expected slices stacked at less than {LARGEST_TILT_DEGREES:.0f}° from their normal, found a steeper "
+            "stack; check ImagePositionPatient at the sender"
+        )
     return step
 
 
-def _pixels(image: Dataset) -> NDArray[np.float32]:
+def _pixels(planes: Sequence[Plane]) -> list[NDArray[np.float32]]:
+    """Each plane's values, (row, column), after the modality transform. Each image is decoded once."""
+    decoded: dict[str, NDArray[np.float32]] = {}
+    for plane in planes:
+        uid = str(plane.image.SOPInstanceUID)
+        if uid not in decoded:
+            decoded[uid] = _decoded(plane.image)
+    return [_values(plane, decoded[str(plane.image.SOPInstanceUID)]) for plane in planes]
+
+
+def _decoded(image: Dataset) -> NDArray[np.float32]:
     try:
         pixels = apply_modality_lut(image.pixel_array, image)
     except (AttributeError, ValueError, RuntimeError, NotImplementedError, KeyError, TypeError, OSError) as error:
@@ -173,3 +211,11 @@ def _pixels(image: Dataset) -> NDArray[np.float32]:
             f"({type(error).__name__}); send the study again, uncompressed if possible"
         ) from error
     return np.asarray(pixels, dtype=np.float32)
+
+
+def _values(plane: Plane, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    if plane.frame is None:
+        return pixels
+    frame = pixels if pixels.ndim == 2 else pixels[plane.frame - 1]
+    slope, intercept = plane.get("RescaleSlope"), plane.get("RescaleIntercept")
+    return frame * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)

@@ -17,6 +17,7 @@ from rich.table import Table
 from coread import __version__
 from coread.errors import ConfigurationError, CoreadError, InputError, TransientError
 from coread.logs import quiet_libraries
+from coread.objects import Profile
 from coread.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -126,9 +127,23 @@ def demo(context: click.Context, input_folder: Path | None, output: Path) -> Non
 @click.argument("folder", type=FOLDER)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Where results go, by study and model.")
 @click.option("--model", "names", multiple=True, help="A model's name; by default all that the routes name.")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    type=click.Choice([profile.value for profile in Profile]),
+    help="What the results are for; by default what the settings say (results.profiles).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summaries as JSON.")
 @click.pass_context
-def analyze(context: click.Context, folder: Path, output: Path, names: Sequence[str], as_json: bool) -> None:  # noqa: FBT001  # click hands flags over by name
+def analyze(
+    context: click.Context,
+    folder: Path,
+    output: Path,
+    names: Sequence[str],
+    profiles: Sequence[str],
+    as_json: bool,  # noqa: FBT001  # click hands flags over by name
+) -> None:
     """Read the studies in FOLDER without Orthanc: SEG, SR, JSON summary and PNG picture out."""
     from coread.models.catalogue import find_model, installed_models
     from coread.workers.app import warm_models
@@ -141,8 +156,9 @@ def analyze(context: click.Context, folder: Path, output: Path, names: Sequence[
     for name in chosen:
         find_model(name, models)
     studies = studies_in_folder(folder)
+    wanted = [Profile(name) for name in profiles] or settings.results.profiles
     with console.status(f"reading {len(studies)} studies"):
-        outcomes = analyze_studies(studies, chosen, warm=warm_models(settings, models), output=output)
+        outcomes = analyze_studies(studies, chosen, warm=warm_models(settings, models), output=output, profiles=wanted)
     if as_json:
         click.echo(_as_json(outcomes))
     else:
@@ -212,6 +228,36 @@ def validate(files: Sequence[Path], source: Path | None, as_json: bool) -> None:
             click.echo(f"    expected {problem.expected}; found {problem.found} [{problem.section}]")
     if any(judgement.has_errors for judgement in judgements):
         sys.exit(FAILED)
+
+
+@coread.command()
+@click.argument("name", type=click.Choice(["seg-write", "sr-write"]))
+@click.option("--segments", multiple=True, type=click.IntRange(1, 255), default=(5, 104), show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Interleaved rounds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def bench(name: str, segments: Sequence[int], repeats: int, as_json: bool) -> None:  # noqa: FBT001  # as above
+    """Measure a stage beside other people's ways and the floor, on generated data; ratios come first."""
+    import json
+    import tempfile
+    from dataclasses import asdict
+
+    from coread.benchmarks.seg_write import seg_write
+    from coread.benchmarks.sr_write import sr_write
+
+    found = {}
+    for count in segments:
+        with tempfile.TemporaryDirectory() as folder:
+            run = {"seg-write": seg_write, "sr-write": sr_write}[name]
+            found[count] = run(count, Path(folder), repeats=repeats)
+    if as_json:
+        click.echo(json.dumps({count: [asdict(row) for row in rows] for count, rows in found.items()}, indent=2))
+        return
+    for count, rows in found.items():
+        table = Table("Way", "To floor", "Seconds", "Peak MB", "File MB", "", title=f"{name}, {count} segments")
+        for row in rows:
+            peak, size = (f"{each:.0f}" if each is not None else "" for each in (row.peak_mb, row.file_mb))
+            table.add_row(row.name, f"{row.to_floor:.1f}", f"{row.seconds:.3f}", peak, size, row.note)
+        console.print(table)
 
 
 @coread.command()

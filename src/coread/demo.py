@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import highdicom as hd
 import httpx
 import pydicom
 from rich.console import Console
@@ -206,7 +205,7 @@ def _fetch_results(archive: Archive, job: dict[str, Any], sent: Sent, folder: Pa
         dataset = pydicom.dcmread(path)
         path = path.rename(folder / f"{dataset.Modality}-{uid[-6:]}.dcm")
         paths.append(path)
-        if dataset.Modality == "SEG":
+        if dataset.Modality == "SEG" and dataset.SegmentationType == "BINARY":
             images = [
                 image
                 for image in map(pydicom.dcmread, sent.files)
@@ -214,6 +213,6 @@ def _fetch_results(archive: Archive, job: dict[str, Any], sent: Sent, folder: Pa
             ]
             title = f"{job['model']} {job['model_version']} (RESEARCH)"
             picture = folder / "montage.png"
-            picture.write_bytes(montage(images, hd.seg.segread(path), title=title))
+            picture.write_bytes(montage(images, dataset, title=title))
             paths.append(picture)
     return paths

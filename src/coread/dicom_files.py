@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import highdicom as hd
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from coread.dicom_sr.identity import derived_uid
+from coread.volume import Volume
 
 Modality = Literal["MR", "CT"]
 
@@ -37,7 +37,7 @@ _BY_MODALITY: Mapping[str, Mapping[str, object]] = {
 
 
 def series_of(
-    volume: hd.Volume,
+    volume: Volume,
     *,
     modality: Modality,
     name: str,

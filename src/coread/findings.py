@@ -2,10 +2,15 @@
 writes it down.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
-import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.sr.coding import Code
+
+from coread.volume import Volume, count_by_slice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +49,45 @@ class Structure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
-    """``labels`` lies on the source's own grid: (slice, row, column), uint8, LPS, mm; 0 is the background."""
+class Classification:
+    """What the model says of the study as a whole: the concept in question, its value, and how certain that is."""
 
-    labels: hd.Volume
-    structures: tuple[Structure, ...]
+    name: str
+    """For people, and the identifier that the finding is tracked by."""
+    finding: Code
+    """What the question is about: "Pneumonia"."""
+    value: Code
+    """The answer: "Present", "Absent", or a class (CID 240 and further)."""
+    probability: float
+    """Of that answer, 0 to 1."""
+    anatomy: Code | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScalarMap:
+    """A number for each voxel: the probability of a structure, or how much it mattered to the answer."""
+
+    name: str
+    volume: Volume
+    """On the source's own grid: (slice, row, column), float32, LPS, mm."""
+    quantity: Code
+    """What the numbers are (CID 7180)."""
+    unit: Code
+    anatomy: Code
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Findings:
+    """What one model found in one series. ``labels`` lies on the source's own grid: (slice, row, column), uint8, LPS,
+    mm; 0 is the background. None: the model segments nothing.
+    """
+
+    labels: Volume | None = None
+    structures: tuple[Structure, ...] = ()
+    probabilities: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Label → probability of each voxel, 0 to 1, on the grid of ``labels``; empty if the model does not tell."""
+    classifications: tuple[Classification, ...] = ()
+    maps: tuple[ScalarMap, ...] = ()
 
     @property
     def present(self) -> list[Structure]:
@@ -57,3 +96,28 @@ class Findings:
     @property
     def absent(self) -> list[Structure]:
         return [structure for structure in self.structures if not structure.is_present]
+
+    @cached_property
+    def areas(self) -> NDArray[np.int64]:
+        """Number of pixels by slice and label, shape (slices, 256). Raises ValueError without a segmentation."""
+        return count_by_slice(self.mask.array)
+
+    def key_plane(self, structure: Structure) -> int:
+        """The slice that has the most of a structure; the first, if several have as much."""
+        return int(self.areas[:, structure.label].argmax())
+
+    @property
+    def mask(self) -> Volume:
+        """``labels``, where there are any. Raises ValueError if the model segments nothing."""
+        if self.labels is None:
+            raise ValueError("these findings have no segmentation")
+        return self.labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotEvaluated:
+    """The structures that a model would have looked for, and why it did not look."""
+
+    structures: tuple[Structure, ...]
+    reason: str
+    """What was expected, what was found and what to do; no patient data."""

@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from coread.dicom_files import series_of, write_files
+from coread.volume import Volume
 
 SLICES, ROWS, COLUMNS = 9, 240, 256
 SLICE_MM, PIXEL_MM = 8.0, 1.4
@@ -60,7 +60,7 @@ def _half_ellipsoid_ml(radius_mm: float, length_mm: float) -> float:
     return math.pi * radius_mm**2 * (depth - depth**3 / (3 * length_mm**2)) / 1000
 
 
-def short_axis_volume() -> hd.Volume:
+def short_axis_volume() -> Volume:
     """The phantom's stack: (slice, row, column), int16, LPS, mm; base first."""
     random = np.random.default_rng(20260101)
     planes = np.stack([_plane((index + 0.5) * SLICE_MM) for index in range(SLICES)])
@@ -70,13 +70,8 @@ def short_axis_volume() -> hd.Volume:
     noisy = np.hypot(blurred * shading + real, imaginary)
     axes, _ = np.linalg.qr(AXES.T)
     axes *= np.sign(np.sum(axes * AXES.T, axis=0))
-    return hd.Volume.from_components(
-        array=np.round(noisy).astype(np.int16),
-        direction=axes.ravel().tolist(),
-        spacing=(SLICE_MM, PIXEL_MM, PIXEL_MM),
-        center_position=(35.0, -20.0, 60.0),
-        coordinate_system="PATIENT",
-    )
+    stack = Volume.of(np.round(noisy).astype(np.int16), directions=axes.T, spacing=(SLICE_MM, PIXEL_MM, PIXEL_MM))
+    return stack.centred_at((35.0, -20.0, 60.0))
 
 
 def _plane(depth_mm: float) -> NDArray[np.float64]:
@@ -159,13 +154,9 @@ def write_unfit_study(folder: Path) -> list[Path]:
     """A CT of a water cylinder: a valid study that the cardiac model must refuse."""
     y, x = np.mgrid[-64:64, -64:64]
     plane = np.where(x**2 + y**2 < 50**2, 0, -1000)
-    volume = hd.Volume.from_components(
-        array=np.stack([plane] * 8).astype(np.int16),
-        direction=np.eye(3)[:, ::-1].ravel().tolist(),
-        spacing=(5.0, 2.0, 2.0),
-        center_position=(0.0, 0.0, 0.0),
-        coordinate_system="PATIENT",
-    )
+    volume = Volume.of(
+        np.stack([plane] * 8).astype(np.int16), directions=np.eye(3)[::-1], spacing=(5.0, 2.0, 2.0)
+    ).centred_at((0.0, 0.0, 0.0))
     images = series_of(
         volume,
         modality="CT",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from coread.errors import ConfigurationError
 from coread.job import Priority
+from coread.objects import Profile
 
 FILE_VARIABLE = "COREAD_CONFIG"
 """The environment variable that names the settings file for the parts that ``coread up`` starts."""
@@ -102,6 +103,21 @@ class WorkerSettings(Section):
     """Where models run; `auto` takes the GPU if there is one."""
 
 
+class ResultSettings(Section):
+    """``[results]``: what is written into a study."""
+
+    profiles: Annotated[tuple[Profile, ...], Field(min_length=1)] = (Profile.OHIF,)
+    """What the destinations of results can show: `ohif`, `slicer`, `legacy`. Everything that one of them wants is
+    written; what that is, a model's package may say."""
+    say_not_evaluated: bool = True
+    """Whether a series of a model's kind that cannot be evaluated gets a report that says so, and why."""
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _may_be_a_list_in_words(cls, profiles: object) -> object:
+        return [word.strip() for word in profiles.split(",")] if isinstance(profiles, str) else profiles
+
+
 class ModelSettings(Section):
     """``[models]``: where models are found."""
 
@@ -142,6 +158,7 @@ class Settings(Section):
     broker: BrokerSettings = BrokerSettings()
     worker: WorkerSettings = WorkerSettings()
     models: ModelSettings = ModelSettings()
+    results: ResultSettings = ResultSettings()
     route: tuple[Route, ...] = (Route(name="everything", models=("left_ventricle_sax",)),)
 
     @field_validator("route")

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from coread.dicom_sr.encode import ResultObject, encode_findings
-from coread.dicom_sr.source import EMPTY_IF_ABSENT
+from coread.dicom_sr.repair import EMPTY_IF_ABSENT
 from coread.workers.volume import build_volume
 from tests.integration.test_result_objects import findings_in
 from tests.support import identity, images_of, output_of, volume_in_plane
@@ -94,14 +94,14 @@ def results_of(harm: Harm) -> tuple[Dataset, list[ResultObject]]:
     for image in images:
         harm(image)
     source = build_volume(images)
-    return images[0], list(encode_findings(findings_in(source, 2), images=source.images, identity=identity()))
+    return images[0], list(encode_findings(findings_in(source, 2), source=source.as_source, identity=identity()))
 
 
 @pytest.mark.parametrize("name", HARMS)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the libraries say that the values are odd; they are
 def test_a_broken_header_gives_valid_results(name: str, tmp_path: Path) -> None:
     _, results = results_of(HARMS[name])
-    assert [result.kind for result in results] == ["SEG", "SR", "SR-ABSENT"]
+    assert [result.kind for result in results] == ["SEG", "SR", "SR-KEY", "SR-ABSENT"]
     for result in results:
         path = tmp_path / result.kind
         path.write_bytes(result.file())
@@ -119,7 +119,11 @@ def test_an_identifier_that_is_too_long_is_left_empty_and_never_cut() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_the_archive_files_a_study_under_is_never_changed() -> None:
     odd_uid = b"1.2.03.4"  # an old scanner's: a component must not begin with 0
-    harm = together(raw("PatientID", b"1" * 80), raw("StudyInstanceUID", odd_uid), raw("SOPInstanceUID", odd_uid))
+
+    def odd_instance(image: Dataset) -> None:
+        raw("SOPInstanceUID", odd_uid + f".{image.InstanceNumber}".encode())(image)
+
+    harm = together(raw("PatientID", b"1" * 80), raw("StudyInstanceUID", odd_uid), odd_instance)
     for result in results_of(harm)[1]:
         assert result.dataset.PatientID == "1" * 80
         assert result.dataset.StudyInstanceUID == odd_uid.decode()

@@ -46,7 +46,7 @@ def findings_in(source: SourceVolume, *labels: int) -> Findings:
 def encoded(plane: str = "oblique", labels: tuple[int, ...] = (1, 2)) -> tuple[SourceVolume, Findings, dict[str, Any]]:
     source = build_volume(images_of(volume_in_plane(plane)))
     findings = findings_in(source, *labels)
-    results = encode_findings(findings, images=source.images, identity=identity())
+    results = encode_findings(findings, source=source.as_source, identity=identity())
     return source, findings, {result.kind: result for result in results}
 
 
@@ -101,7 +101,7 @@ def test_dcmqi_gives_back_the_very_mask(case: tuple[SourceVolume, Findings, dict
         image: Any = nibabel.load(tmp_path / f"mask-{number}.nii.gz")
         voxels = np.argwhere(np.asarray(image.dataobj) > 0)
         places = nibabel.affines.apply_affine(image.affine, voxels) * [-1, -1, 1]  # NIfTI is RAS
-        expected = source.volume.map_indices_to_reference(np.argwhere(findings.labels.array == structure.label))
+        expected = source.volume.map_indices_to_reference(np.argwhere(findings.mask.array == structure.label))
         assert len(places) == len(expected)
         # Sort both clouds by place: they must be the same points, not only as many.
         for one, other in ((places, expected),):
@@ -157,7 +157,7 @@ def test_report_and_segmentation_are_tied_by_their_tracking_uids() -> None:
 
 def test_what_was_not_found_is_said() -> None:
     _, _, results = encoded(labels=(2,))
-    assert set(results) == {"SEG", "SR", "SR-ABSENT"}
+    assert set(results) == {"SEG", "SR", "SR-KEY", "SR-ABSENT"}
     (group,) = read_report(results["SR-ABSENT"]).get_image_measurement_groups()
     said = [(each.name.meaning, str(each.value)) for each in group.get_qualitative_evaluations()]
     assert any(name == "Left Ventricle Myocardium" and "Absent" in value for name, value in said)
@@ -169,9 +169,9 @@ def test_without_any_finding_there_is_no_segmentation() -> None:
 
 def test_the_same_job_gives_the_same_bytes_and_another_job_other_uids() -> None:
     source, findings, results = encoded()
-    again = encode_findings(findings, images=source.images, identity=identity())
+    again = encode_findings(findings, source=source.as_source, identity=identity())
     assert [result.file() for result in again] == [result.file() for result in results.values()]
-    other = encode_findings(findings, images=source.images, identity=identity("f" * 32))
+    other = encode_findings(findings, source=source.as_source, identity=identity("f" * 32))
     for one, another in zip(again, other, strict=True):
         assert one.dataset.SOPInstanceUID != another.dataset.SOPInstanceUID
         assert one.dataset.SeriesInstanceUID != another.dataset.SeriesInstanceUID
@@ -276,7 +276,7 @@ def test_an_absent_type_2_attribute_of_the_source_gives_a_valid_result(keyword: 
     for image in images:
         del image[keyword]
     source = build_volume(images)
-    results = encode_findings(findings_in(source, 1, 2), images=source.images, identity=identity())
+    results = encode_findings(findings_in(source, 1, 2), source=source.as_source, identity=identity())
     for path in written({result.kind: result for result in results}, tmp_path).values():
         assert output_of("dciodvfy", "-new", path)[0] == 0
         assert pydicom.dcmread(path)[keyword].is_empty
@@ -288,7 +288,7 @@ def test_an_unknown_sex_is_left_empty() -> None:
     for image in images:
         image.PatientSex = "U"
     source = build_volume(images)
-    results = encode_findings(findings_in(source, 1), images=source.images, identity=identity())
+    results = encode_findings(findings_in(source, 1), source=source.as_source, identity=identity())
     assert all(result.dataset.PatientSex == "" for result in results)
 
 
@@ -306,7 +306,7 @@ def test_names_in_every_character_set_are_kept(path: str) -> None:
         image.SpecificCharacterSet = header.get("SpecificCharacterSet", "")
         image["PatientName"] = copy.deepcopy(header["PatientName"])
     source = build_volume(images)
-    for result in encode_findings(findings_in(source, 1), images=source.images, identity=identity()):
+    for result in encode_findings(findings_in(source, 1), source=source.as_source, identity=identity()):
         read_back = pydicom.dcmread(io.BytesIO(result.file()))
         assert str(read_back.PatientName) == expected
         assert read_back.SpecificCharacterSet == "ISO_IR 192"

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
 from coread.models.left_ventricle_sax.train.data import CAVITY, Case, load_cases
+from coread.volume import Volume
 from tests.support import images_of
 from tests.system.conftest import System
 
@@ -17,14 +17,8 @@ from tests.system.conftest import System
 def as_dicom(case: Case) -> list[Dataset]:
     """A patient of the public data as a short-axis series, in an oblique plane."""
     axes, _ = np.linalg.qr(np.array([[0.5, -0.4, 0.77], [0.4, 0.9, 0.2], [-0.77, 0.2, 0.6]]))
-    volume = hd.Volume.from_components(
-        array=case.image.astype(np.int16),
-        direction=axes.ravel().tolist(),
-        spacing=case.spacing_mm,
-        center_position=(20.0, -30.0, 40.0),
-        coordinate_system="PATIENT",
-    )
-    return images_of(volume, name=f"patient {case.patient}")
+    volume = Volume.of(case.image.astype(np.int16), directions=axes.T, spacing=case.spacing_mm)
+    return images_of(volume.centred_at((20.0, -30.0, 40.0)), name=f"patient {case.patient}")
 
 
 def test_patients_the_model_never_saw_are_read_and_their_volumes_are_near_the_truth(

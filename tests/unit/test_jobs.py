@@ -20,7 +20,7 @@ from coread.errors import (
 from coread.job import Job, JobState, Priority, fingerprint_of
 from coread.ledger import ArrivingStudy, JobRecord, Ledger
 from coread.models.runner import BundleRunner
-from coread.settings import WorkerSettings
+from coread.settings import ResultSettings, WorkerSettings
 from coread.workers.jobs import JobRunner, utc_now
 
 ATTEMPTS = 3
@@ -61,6 +61,7 @@ def run(ledger: Ledger, error: Exception, *, version: str = "1", job_id: str = "
         ledger=ledger,
         models=lambda _name: cast("BundleRunner", SimpleNamespace(model=SimpleNamespace(version=version))),
         settings=WorkerSettings(attempts=ATTEMPTS, retry_delay_s=10),
+        results=ResultSettings(),
         worker="w",
     )
     ledger.mark_queued(job_id, at=utc_now())

@@ -68,7 +68,7 @@ def test_the_phantom_is_found_where_it_was_drawn(phantom_folder: Path, left_vent
     myocardium, cavity = (structure.measurements[0].value for structure in findings.structures)
     assert cavity == pytest.approx(truth().cavity_ml, rel=VOLUME_TOLERANCE)
     assert myocardium == pytest.approx(truth().myocardium_ml, rel=VOLUME_TOLERANCE)
-    centre = findings.labels.map_indices_to_reference(np.argwhere(findings.labels.array == 2)).mean(axis=0)
+    centre = findings.mask.map_indices_to_reference(np.argwhere(findings.mask.array == 2)).mean(axis=0)
     drawn = short_axis_volume()
     axis = drawn.map_indices_to_reference(np.array(drawn.spatial_shape)[None] / 2)[0]
     along_slices = drawn.unit_vectors()[0]

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from coread.dicom_sr.proof import CENTROID_TOLERANCE_MM
 from coread.errors import GeometryError, NotDicom
 from coread.workers.volume import GRID_TOLERANCE_MM, build_volume
-from tests.support import PLANES, images_of, volume_in_plane
+from tests.support import PLANES, enhanced, images_of, volume_in_plane
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -19,7 +19,7 @@ def test_every_voxel_is_where_the_images_say(plane: str) -> None:
     # Slices may come out in reverse order (they are sorted along the normal), so compare by place in the patient.
     for index in [(0, 0, 0), (5, 0, 0), (0, 19, 0), (0, 0, 13), (2, 7, 11)]:
         place = volume.map_indices_to_reference(np.array([index]))
-        found = built.map_reference_to_indices(place)[0]
+        found = (np.linalg.inv(built.affine) @ [*place[0], 1])[:3]
         assert np.allclose(found, np.round(found), atol=1e-3)
         assert built.array[tuple(np.round(found).astype(int))] == volume.array[index]
     assert built.spacing == pytest.approx(volume.spacing, abs=1e-5)
@@ -61,10 +61,15 @@ def turn_one(images: list[Dataset]) -> None:
     images[1].ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
 
 
-def tilt(images: list[Dataset]) -> None:
+def move_one(images: list[Dataset]) -> None:
+    x, y, z = images[3].ImagePositionPatient
+    images[3].ImagePositionPatient = [x, float(y) + 2.0, z]
+
+
+def lean(images: list[Dataset]) -> None:
     for index, image in enumerate(images):
         x, y, z = image.ImagePositionPatient
-        image.ImagePositionPatient = [x, float(y) + 0.4 * index, z]
+        image.ImagePositionPatient = [x, float(y) + 6.0 * index, z]
 
 
 def other_spacing(images: list[Dataset]) -> None:
@@ -87,6 +92,10 @@ def colour(images: list[Dataset]) -> None:
     images[0].PhotometricInterpretation, images[0].SamplesPerPixel = "RGB", 3
 
 
+def same_name(images: list[Dataset]) -> None:
+    images[3].SOPInstanceUID = images[2].SOPInstanceUID
+
+
 def one_image(images: list[Dataset]) -> None:
     del images[1:]
 
@@ -97,13 +106,15 @@ def one_image(images: list[Dataset]) -> None:
         (leave_out, "expected slices 5.00 mm apart, found 10.00 mm between slices 2 and 3 of 5"),
         (repeat_position, "expected one image per position, found 1"),
         (turn_one, "expected slices of one orientation"),
-        (tilt, "shifted sideways by up to 2.00 mm"),
+        (move_one, "shifted sideways by up to 2.00 mm"),
+        (lean, "stacked at less than 45°"),
         (other_spacing, "expected slices of one size and pixel spacing"),
         (other_frame, "expected one frame of reference"),
         (no_position, "expected ImagePositionPatient of 3 numbers in every image, found none"),
-        (many_frames, "expected single-frame images"),
+        (many_frames, "expected ImagePositionPatient of 3 numbers in every image, found none"),
         (colour, "expected grey images"),
         (one_image, "expected two or more slices, found 1"),
+        (same_name, "expected a SOPInstanceUID of its own"),
     ],
 )
 def test_what_is_no_regular_volume_is_refused_with_the_reason(harm: object, said: str) -> None:
@@ -141,13 +152,27 @@ def test_geometry_that_is_no_geometry_is_refused(keyword: str, value: object) ->
         build_volume(images)
 
 
-def test_a_slow_drift_is_refused_before_the_model_runs() -> None:
+def test_an_evenly_tilted_stack_is_read_as_it_lies() -> None:
     images = images_of(volume_in_plane("axial", shape=(30, 8, 8)))
     for index, image in enumerate(images):
         x, y, z = (float(each) for each in image.ImagePositionPatient)
-        image.ImagePositionPatient = [x + 0.02 * index, y, z]
-    with pytest.raises(GeometryError, match=r"sideways by up to 0\.58 mm"):
-        build_volume(images)
+        image.ImagePositionPatient = [x, y + 2.0 * index, z]
+    volume = build_volume(images).volume
+    assert volume.tilt_degrees == pytest.approx(np.degrees(np.arctan(2.0 / 5.0)), abs=1e-4)
+    assert volume.is_tilted
+    assert volume.spacing == pytest.approx((5.0, 1.5, 2.25))
+    assert volume.voxel_volume == pytest.approx(5.0 * 1.5 * 2.25)
+    places = volume.map_indices_to_reference([(index, 0, 0) for index in range(30)])
+    assert np.allclose(places, [[float(each) for each in image.ImagePositionPatient] for image in images])
+
+
+def test_enhanced_multi_frame_images_are_read_frame_by_frame() -> None:
+    single = images_of(volume_in_plane("oblique"))
+    expected = build_volume(single)
+    built = build_volume([enhanced(random.Random(1).sample(single, len(single)))])
+    assert np.array_equal(built.volume.array, expected.volume.array)
+    assert np.allclose(built.volume.affine, expected.volume.affine, atol=1e-6)
+    assert len({plane.frame for plane in built.planes}) == 6
 
 
 def test_an_image_that_says_it_has_one_frame_is_read() -> None:

@@ -2,28 +2,23 @@
 
 from collections.abc import Sequence
 
-import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
 from coread.models.left_ventricle_sax.train.data import CAVITY, MYOCARDIUM, Case
 from coread.models.runner import BundleRunner
+from coread.volume import Volume
 
 BOOTSTRAPS = 10_000
 STRUCTURES = {"myocardium": MYOCARDIUM, "cavity": CAVITY}
 MM3_PER_ML = 1000.0
 
 
-def volume_of(case: Case) -> hd.Volume:
+def volume_of(case: Case) -> Volume:
     """The patient's slices as a volume; where it lies is unknown and does not matter."""
-    return hd.Volume.from_components(
-        array=case.image,
-        direction=np.eye(3)[:, ::-1].ravel().tolist(),
-        spacing=case.spacing_mm,
-        center_position=(0.0, 0.0, 0.0),
-        coordinate_system="PATIENT",
-    )
+    volume = Volume.of(case.image, directions=np.eye(3)[::-1], spacing=case.spacing_mm)
+    return volume.centred_at((0.0, 0.0, 0.0))
 
 
 def evaluate(runner: BundleRunner, cases: Sequence[Case], *, seed: int) -> dict[str, object]:

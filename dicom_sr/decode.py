@@ -1,0 +1,116 @@
+"""Reads back the frames of a multi-frame object by the file's own words, for proof and for pictures.
+
+Nothing here is shared with the encoders: pydicom, and the arithmetic of PS3.3 C.7.6.2.1.1.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import iter_pixels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrameGeometry:
+    """``affine`` (4, 3): (row, column, 1) of a pixel → LPS in mm. ``segment``: the number it shows, 0 for none."""
+
+    affine: NDArray[np.float64]
+    segment: int
+
+
+def frame_geometries(dataset: Dataset) -> list[FrameGeometry]:
+    """Where each frame lies, and which segment it shows."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    found = []
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        position = _floats(groups.PlanePositionSequence[0].ImagePositionPatient)
+        orientation = _floats(_group("PlaneOrientationSequence", groups, shared).ImageOrientationPatient)
+        row_mm, column_mm = _floats(_group("PixelMeasuresSequence", groups, shared).PixelSpacing)
+        affine = np.stack([orientation[3:] * row_mm, orientation[:3] * column_mm, position], axis=1)
+        segment = 0
+        if "SegmentIdentificationSequence" in groups or "SegmentIdentificationSequence" in shared:
+            segment = int(_group("SegmentIdentificationSequence", groups, shared).ReferencedSegmentNumber)
+        found.append(FrameGeometry(affine=affine, segment=segment))
+    return found
+
+
+def frames_of(dataset: Dataset) -> Iterator[NDArray[Any]]:
+    """Each frame's pixels, (row, column), one at a time."""
+    if dataset.get("BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        size = dataset.Rows * dataset.Columns
+        packed = np.frombuffer(dataset.PixelData, np.uint8)
+        for index in range(int(dataset.NumberOfFrames)):
+            first, last = index * size // 8, -(-(index + 1) * size // 8)
+            bits = np.unpackbits(packed[first:last], bitorder="little")
+            start = index * size - first * 8
+            yield bits[start : start + size].reshape(dataset.Rows, dataset.Columns)
+    else:
+        yield from _whole_frames(dataset)
+
+
+def _whole_frames(dataset: Dataset) -> Iterator[NDArray[Any]]:
+    if "FloatPixelData" in dataset:
+        size = dataset.Rows * dataset.Columns
+        values = np.frombuffer(dataset.FloatPixelData, "<f4")
+        for index in range(int(dataset.NumberOfFrames)):
+            yield values[index * size : (index + 1) * size].reshape(dataset.Rows, dataset.Columns)
+        return
+    yield from iter_pixels(dataset)
+
+
+MOMENTS = 6
+"""Sums over a frame's pixels of weight, w·row, w·column, w·row², w·row·column, w·column²."""
+
+
+def frame_moments(dataset: Dataset) -> NDArray[np.float64]:
+    """The moments of each frame's pixels, shape (frames, 6), of a BINARY or FRACTIONAL segmentation."""
+    if dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        packed = np.frombuffer(dataset.PixelData, np.uint8)
+        return _moments_of_bits(packed, int(dataset.NumberOfFrames), dataset.Rows, dataset.Columns)
+    return np.array([_moments(np.ascontiguousarray(frame, np.float64)) for frame in frames_of(dataset)])
+
+
+@numba.njit(cache=True, parallel=True)
+def _moments_of_bits(packed: NDArray[np.uint8], frames: int, rows: int, columns: int) -> NDArray[np.float64]:
+    size = rows * columns
+    found = np.zeros((frames, 6))
+    for frame in numba.prange(frames):
+        start, end = frame * size, (frame + 1) * size
+        for byte in range(start >> 3, (end + 7) >> 3):
+            value = packed[byte]
+            if value:
+                for offset in range(8):
+                    bit = byte * 8 + offset
+                    if value >> offset & 1 and start <= bit < end:
+                        row, column = divmod(bit - start, columns)
+                        found[frame, 0] += 1
+                        found[frame, 1] += row
+                        found[frame, 2] += column
+                        found[frame, 3] += row * row
+                        found[frame, 4] += row * column
+                        found[frame, 5] += column * column
+    return found
+
+
+@numba.njit(cache=True)
+def _moments(frame: NDArray[np.float64]) -> NDArray[np.float64]:
+    found = np.zeros(6)
+    for row in range(frame.shape[0]):
+        for column in range(frame.shape[1]):
+            weight = frame[row, column]
+            if weight:
+                found += weight * np.array([1, row, column, row * row, row * column, column * column], np.float64)
+    return found
+
+
+def _group(keyword: str, groups: Dataset, shared: Dataset) -> Dataset:
+    sequence: Sequence[Dataset] = groups[keyword].value if keyword in groups else shared[keyword].value
+    return sequence[0]
+
+
+def _floats(values: Sequence[object]) -> NDArray[np.float64]:
+    return np.array([float(str(value)) for value in values])

@@ -1,0 +1,33 @@
+"""Findings → Key Object Selection (TID 2010): the images that show them best."""
+
+import highdicom as hd
+from pydicom.dataset import Dataset
+
+from coread import codes
+from coread.dicom_sr.header import series_number
+from coread.dicom_sr.identity import ResultIdentity
+from coread.dicom_sr.report import device_observer
+from coread.dicom_sr.source import Source
+from coread.findings import Findings
+from coread.objects import ObjectKind
+
+
+def encode_key_objects(findings: Findings, source: Source, identity: ResultIdentity) -> Dataset:
+    """The key slice of each structure that is present, titled Of Interest."""
+    keys = sorted({findings.key_plane(structure) for structure in findings.present})
+    images = {source.planes[index].image.SOPInstanceUID: source.image_of(source.planes[index]) for index in keys}
+    names = ", ".join(structure.name for structure in findings.present)
+    return hd.ko.KeyObjectSelectionDocument(
+        evidence=list(images.values()),
+        content=hd.ko.KeyObjectSelection(
+            document_title=codes.OF_INTEREST,
+            referenced_objects=list(images.values()),
+            observer_device_context=device_observer(identity),
+            description=f"Largest extent of: {names}",
+        ),
+        series_instance_uid=identity.uid("series", ObjectKind.KOS),
+        series_number=series_number(identity, ObjectKind.KOS),
+        sop_instance_uid=identity.uid("instance", ObjectKind.KOS),
+        instance_number=1,
+        manufacturer=identity.manufacturer,
+    )

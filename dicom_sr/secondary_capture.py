@@ -1,0 +1,163 @@
+"""Findings → Multi-frame True Color Secondary Capture (PS3.3 A.8.4): slices with outlines burned in.
+
+For viewers that can show nothing but images. Each frame keeps its place in the patient, so that it scrolls with the
+source series.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import Tag
+from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
+from pydicom.valuerep import DSfloat
+
+from coread.dicom_sr.header import new_dataset, say_body_part
+from coread.dicom_sr.identity import ResultIdentity
+from coread.dicom_sr.source import Plane, Source
+from coread.findings import Findings
+from coread.objects import ObjectKind
+
+SMALLEST_SIDE = 384
+"""Smaller images are enlarged, so that an outline is thin and a line of text fits."""
+LINE_HEIGHT = 12
+"""Of the legend's text, in pixels."""
+MARGIN = 3
+
+
+def encode_secondary_capture(findings: Findings, source: Source, identity: ResultIdentity) -> Dataset:
+    """A frame for each slice that shows something; outlines are the structures' innermost pixels, in their colours.
+
+    Raises ValueError if ``source`` has no values to show.
+    """
+    if source.volume is None:
+        raise ValueError("a secondary capture needs the source's values")
+    shown = shown_planes(findings)
+    scale = scale_of(source)
+    dataset = new_dataset(
+        source.header,
+        identity,
+        ObjectKind.SC,
+        sop_class_uid=MultiFrameTrueColorSecondaryCaptureImageStorage,
+    )
+    dataset.Modality = "OT"
+    dataset.ConversionType = "WSD"
+    dataset.ContentDate = dataset.ContentTime = ""
+    dataset.ImageType = ["DERIVED", "SECONDARY"]
+    dataset.PatientOrientation = ""
+    say_body_part(dataset, source.header)
+    dataset.BurnedInAnnotation = "YES"
+    dataset.RecognizableVisualFeatures = "NO"
+    dataset.LossyImageCompression = str(source.header.get("LossyImageCompression") or "00")
+    dataset.FrameOfReferenceUID = source.header.FrameOfReferenceUID
+    dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator", "")
+    window = _window(source)
+    pictures = [_picture(index, findings, source, identity, scale=scale, window=window) for index in shown]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+    dataset.Rows, dataset.Columns = pictures[0].shape[:2]
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.NumberOfFrames = len(pictures)
+    dataset.FrameIncrementPointer = Tag("PerFrameFunctionalGroupsSequence")
+    _describe(dataset, [source.planes[index] for index in shown], findings, source, scale)
+    pixels = np.stack(pictures).tobytes()
+    dataset.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    return dataset
+
+
+def shown_planes(findings: Findings) -> list[int]:
+    """The slices that show something."""
+    return np.flatnonzero(np.isin(findings.mask.array, [each.label for each in findings.present]).any((1, 2))).tolist()
+
+
+def scale_of(source: Source) -> int:
+    """How many pixels of the picture a pixel of the source becomes, along each side."""
+    header = source.header
+    return max(1, math.ceil(SMALLEST_SIDE / min(int(header.Rows), int(header.Columns))))
+
+
+def legend_rows(findings: Findings) -> int:
+    """How many rows at the top hold text."""
+    return 2 * MARGIN + LINE_HEIGHT * (1 + len(findings.present))
+
+
+def _picture(
+    index: int,
+    findings: Findings,
+    source: Source,
+    identity: ResultIdentity,
+    *,
+    scale: int,
+    window: tuple[float, float],
+) -> NDArray[np.uint8]:
+    assert source.volume is not None  # noqa: S101  # the caller has looked
+    low, high = window
+    values = (source.volume.array[index].astype(np.float64) - low) / (high - low)
+    grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    large = grey.repeat(scale, 0).repeat(scale, 1)
+    picture = np.stack([large] * 3, axis=-1)
+    labels = findings.mask.array[index].repeat(scale, 0).repeat(scale, 1)
+    for structure in findings.present:
+        picture[_innermost(labels == structure.label)] = structure.colour
+    return _with_legend(picture, findings, identity)
+
+
+def _innermost(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask with a neighbour outside."""
+    around = np.pad(mask, 1)
+    surrounded = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    return mask & ~surrounded
+
+
+def _with_legend(picture: NDArray[np.uint8], findings: Findings, identity: ResultIdentity) -> NDArray[np.uint8]:
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    draw.text((MARGIN, MARGIN), f"AI {identity.title} {identity.version} (RESEARCH)", fill=(255, 255, 255))
+    for line, structure in enumerate(findings.present, start=1):
+        draw.text((MARGIN, MARGIN + line * LINE_HEIGHT), structure.name, fill=structure.colour)
+    return np.asarray(image)
+
+
+def _window(source: Source) -> tuple[float, float]:
+    """Lowest and highest value shown: the sender's window, else what 98 % of the values span."""
+    assert source.volume is not None  # noqa: S101  # the caller has looked
+    centre, width = (_first(source.planes[0].get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+    if centre is not None and width is not None and width > 0:
+        return centre - width / 2, centre + width / 2
+    low, high = np.percentile(source.volume.array, (1, 99))
+    return float(low), max(float(high), float(low) + 1e-3)
+
+
+def _first(value: object) -> float | None:
+    values = [value] if isinstance(value, str | float | int) else list(value or [])  # type: ignore[call-overload]
+    try:
+        return float(values[0]) if values else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _describe(dataset: Dataset, planes: list[Plane], findings: Findings, source: Source, scale: int) -> None:
+    """Pixel Measures, Plane Position and Plane Orientation: what this SOP class allows (PS3.3 A.8.4.4)."""
+    affine = findings.mask.affine
+    measures = Dataset()
+    measures.PixelSpacing = [DSfloat(float(value) / scale, auto_format=True) for value in source.header.PixelSpacing]
+    measures.SliceThickness = source.header.SliceThickness
+    orientation = Dataset()
+    orientation.ImageOrientationPatient = source.header.ImageOrientationPatient
+    shared = Dataset()
+    shared.PlaneOrientationSequence = DicomSequence([orientation])
+    shared.PixelMeasuresSequence = DicomSequence([measures])
+    dataset.SharedFunctionalGroupsSequence = DicomSequence([shared])
+    # The first pixel is smaller than the source's: its centre lies nearer to the corner.
+    towards_centre = (affine[:3, 1] + affine[:3, 2]) * (0.5 / scale - 0.5)
+    groups = []
+    for plane in planes:
+        position = Dataset()
+        first = np.array([float(value) for value in plane.position]) + towards_centre
+        position.ImagePositionPatient = [DSfloat(value, auto_format=True) for value in first]
+        group = Dataset()
+        group.PlanePositionSequence = DicomSequence([position])
+        groups.append(group)
+    dataset.PerFrameFunctionalGroupsSequence = DicomSequence(groups)

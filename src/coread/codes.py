@@ -1,0 +1,55 @@
+"""The coded concepts that Coread writes by itself. Those of a model's labels stand in its package's ``coread.yaml``.
+
+Each meaning is as PS3.16 has it, because some readers match codes by their meaning.
+"""
+
+from pydicom.sr.coding import Code
+
+# What is measured
+VOLUME = Code("118565006", "SCT", "Volume")
+MASS = Code("118538004", "SCT", "Mass")
+DIAMETER = Code("81827009", "SCT", "Diameter")
+AREA = Code("42798000", "SCT", "Area")
+ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
+MR_SIGNAL_INTENSITY = Code("110852", "DCM", "MR signal intensity")
+
+# How it was derived (CID 7464)
+MEAN = Code("373098007", "SCT", "Mean")
+STANDARD_DEVIATION = Code("386136009", "SCT", "Standard Deviation")
+MAXIMUM = Code("56851009", "SCT", "Maximum")
+
+# In which units, by UCUM
+MILLILITER = Code("ml", "UCUM", "milliliter")
+GRAM = Code("g", "UCUM", "gram")
+MILLIMETER = Code("mm", "UCUM", "mm")
+SQUARE_MILLIMETER = Code("mm2", "UCUM", "square millimeter")
+HOUNSFIELD_UNIT = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+ARBITRARY_UNIT = Code("[arb'U]", "UCUM", "arbitrary unit")
+NO_UNITS = Code("1", "UCUM", "no units")
+PERCENT = Code("%", "UCUM", "Percent")
+
+# What is said of a finding
+ABSENT = Code("272519000", "SCT", "Absent")
+NOT_EVALUATED = Code("373121007", "SCT", "Not Evaluated")
+CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")
+COMMENT = Code("121106", "DCM", "Comment")
+
+# What a parametric map holds (CID 7180)
+PROBABILITY = Code("110854", "DCM", "Fractional Probabilistic Segmentation")
+SALIENCY = Code("130404", "DCM", "Saliency")
+
+# Documents and their parts
+IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
+IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
+"""Procedure reported (CID 100): what the study was is in its own header, so the report says no more than it knows."""
+SOURCE_IMAGE = Code("121233", "DCM", "Source image for segmentation")
+OF_INTEREST = Code("113000", "DCM", "Of Interest")
+REJECTED_FOR_QUALITY = Code("113001", "DCM", "Rejected for Quality Reasons")
+REJECTED_FOR_PATIENT_SAFETY = Code("113037", "DCM", "Rejected for Patient Safety Reasons")
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+DEVICE = Code("121007", "DCM", "Device")
+SEGMENTATION = Code("113076", "DCM", "Segmentation")
+IMAGE_PROCESSING = Code("121322", "DCM", "Source image for image processing operation")
+PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
+ACQUISITION_EQUIPMENT = Code("109101", "DCM", "Acquisition Equipment")
+SOURCE_SERIES = Code("121232", "DCM", "Source series for segmentation")
