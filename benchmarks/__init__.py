@@ -1,0 +1,1 @@
+"""Speed, measured side by side: what Coread does, what others do, and the floor. `coread bench NAME` runs one."""
