@@ -157,6 +157,9 @@ def _prove_key_findings(
     places = {(str(plane.image.SOPInstanceUID), plane.frame): index for index, plane in enumerate(source.planes)}
     rings: dict[int, tuple[int, Points]] = {}
     for structure in findings.present:
-        uid, frame, ring = said[tracking_uid(str(structure.label), identity)]
-        rings[structure.label] = (places[uid, frame], ring)
+        outline = said[tracking_uid(str(structure.label), identity)]
+        if outline.sop_instance_uid:
+            rings[structure.label] = (places[outline.sop_instance_uid, outline.frame], outline.points)
+        else:
+            rings[structure.label] = proof.ring_in_slice(outline.points, findings.mask)
     proof.prove_key_outlines(rings, findings)

@@ -7,14 +7,25 @@ from datetime import datetime
 from pydicom.uid import UID
 
 from coread import MANUFACTURER
+from coread.objects import ObjectKind
 
 _NAMESPACE = uuid.UUID("6e1c4b2e-6a53-5f0e-9c1b-64f1a3d0c7aa")
 """Ours alone: two different parts never give the same UID as anybody else's."""
 
 
+MOST_MAPS = 255
+"""One for each label that there can be."""
+
+
 def derived_uid(*parts: str) -> UID:
     """A UID that follows from the parts: 2.25 and a name-based UUID (PS3.5 B.2, RFC 9562 version 5)."""
     return UID(f"2.25.{uuid.uuid5(_NAMESPACE, chr(10).join(parts)).int}")
+
+
+def possible_instances(job_id: str) -> frozenset[str]:
+    """The SOP Instance UIDs of all objects that a job can ever give."""
+    parts = [*ObjectKind, *(f"{ObjectKind.MAP} {number}" for number in range(1, MOST_MAPS + 1))]
+    return frozenset(str(derived_uid(job_id, "instance", part)) for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True)

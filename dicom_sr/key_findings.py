@@ -4,19 +4,24 @@ OHIF fails on reports with groups that have no graphic, and 3D Slicer ignores a 
 these are a document of their own. Its groups carry the Tracking UIDs of the segments.
 """
 
+import math
+from dataclasses import dataclass
+
 import highdicom as hd
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
 from coread import codes
 from coread.dicom_sr.identity import ResultIdentity
-from coread.dicom_sr.outlines import Region, regions_of
+from coread.dicom_sr.outlines import Points, Region, regions_of
 from coread.dicom_sr.report import algorithm_of_group, document, measurement_item, sites, tracking
-from coread.dicom_sr.source import Plane, Source
+from coread.dicom_sr.source import Source
 from coread.findings import Findings, Measurement, Structure
 from coread.objects import ObjectKind
 from coread.volume import Volume
+
+SQUARE = 1e-3
+"""Relative difference of row and column spacing up to which pixels are square."""
 
 
 def encode_key_findings(findings: Findings, source: Source, identity: ResultIdentity) -> hd.sr.Comprehensive3DSR:
@@ -28,7 +33,7 @@ def encode_key_findings(findings: Findings, source: Source, identity: ResultIden
     for structure in findings.present:
         index = findings.key_plane(structure)
         region = regions_of(findings.mask.array[index] == structure.label)[0]
-        groups.append(_group(structure, region, source.planes[index], findings.mask, identity))
+        groups.append(_group(structure, region, index, source, findings.mask, identity))
         keys.add(index)
     return document(
         groups,
@@ -39,8 +44,18 @@ def encode_key_findings(findings: Findings, source: Source, identity: ResultIden
     )
 
 
-def outlines_in_report(report: hd.sr.Comprehensive3DSR) -> dict[str, tuple[str, int | None, NDArray[np.float64]]]:
-    """Tracking UID → (SOP Instance UID, frame, ring) of each TID 1410 group, as the document's items say it."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outline:
+    """A closed ring as a report says it: (column, row) in the pixels of an image's frame, or LPS in mm."""
+
+    points: Points
+    """Shape (points, 2) in an image, (points, 3) in the patient."""
+    sop_instance_uid: str = ""
+    frame: int | None = None
+
+
+def outlines_in_report(report: hd.sr.Comprehensive3DSR) -> dict[str, Outline]:
+    """Tracking UID → outline of each TID 1410 group, as the document's items say it."""
     found = {}
     for container in report.content[0].ContentSequence[-1].ContentSequence:
         items = container.ContentSequence
@@ -48,14 +63,47 @@ def outlines_in_report(report: hd.sr.Comprehensive3DSR) -> dict[str, tuple[str, 
         for item in items:
             if item.ValueType == "SCOORD":
                 reference = item.ContentSequence[0].ReferencedSOPSequence[0]
-                frame = reference.get("ReferencedFrameNumber")
-                ring = np.array(item.GraphicData, dtype=np.float64).reshape(-1, 2)
-                found[str(uid)] = (str(reference.ReferencedSOPInstanceUID), frame, ring)
+                found[str(uid)] = Outline(
+                    points=np.array(item.GraphicData, dtype=np.float64).reshape(-1, 2),
+                    sop_instance_uid=str(reference.ReferencedSOPInstanceUID),
+                    frame=reference.get("ReferencedFrameNumber"),
+                )
+            elif item.ValueType == "SCOORD3D":
+                found[str(uid)] = Outline(points=np.array(item.GraphicData, dtype=np.float64).reshape(-1, 3))
     return found
 
 
+def _region(ring: Points, index: int, source: Source, grid: Volume) -> hd.sr.ImageRegion | hd.sr.ImageRegion3D:
+    """The outline in its image. Where pixels are not square, in the patient: OHIF swaps the spacings of an image's."""
+    _, row_mm, column_mm = grid.spacing
+    if not math.isclose(row_mm, column_mm, rel_tol=SQUARE):
+        places = np.column_stack([np.full(len(ring), index), ring[:, 1] - 0.5, ring[:, 0] - 0.5])
+        return hd.sr.ImageRegion3D(
+            graphic_type=hd.sr.GraphicTypeValues3D.POLYLINE,
+            graphic_data=grid.map_indices_to_reference(places),
+            frame_of_reference_uid=source.header.FrameOfReferenceUID,
+        )
+    plane = source.planes[index]
+    return hd.sr.ImageRegion(
+        graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
+        graphic_data=ring,
+        source_image=hd.sr.SourceImageForRegion(
+            referenced_sop_class_uid=plane.image.SOPClassUID,
+            referenced_sop_instance_uid=plane.image.SOPInstanceUID,
+            referenced_frame_numbers=plane.frames,
+        ),
+    )
+
+
+def _sites(structure: Structure) -> list[hd.sr.FindingSite] | None:
+    """Where the structure is; an anatomical structure is its own site. (OHIF shows the site, and not the finding.)"""
+    if structure.anatomy is None and structure.category == codes.ANATOMICAL_STRUCTURE:
+        return [hd.sr.FindingSite(anatomic_location=structure.type)]
+    return sites(structure)
+
+
 def _group(
-    structure: Structure, region: Region, plane: Plane, grid: Volume, identity: ResultIdentity
+    structure: Structure, region: Region, index: int, source: Source, grid: Volume, identity: ResultIdentity
 ) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     _, row_mm, column_mm = grid.spacing
     measurements = (
@@ -69,17 +117,9 @@ def _group(
     )
     return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking(structure, identity),
-        referenced_region=hd.sr.ImageRegion(
-            graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
-            graphic_data=region.outer,
-            source_image=hd.sr.SourceImageForRegion(
-                referenced_sop_class_uid=plane.image.SOPClassUID,
-                referenced_sop_instance_uid=plane.image.SOPInstanceUID,
-                referenced_frame_numbers=plane.frames,
-            ),
-        ),
+        referenced_region=_region(region.outer, index, source, grid),
         finding_type=structure.type,
-        finding_sites=sites(structure),
+        finding_sites=_sites(structure),
         algorithm_id=algorithm_of_group(identity),
         measurements=[measurement_item(measurement) for measurement in measurements],
     )

@@ -102,18 +102,23 @@ def prove_contours(rings: Mapping[int, Iterable[NDArray[np.float64]]], findings:
     """``rings``: label → closed rings in LPS, mm, shape (points, 3), each in one slice. Raises ResultError unless,
     filled, they are the structures' masks.
     """
-    labels = findings.mask
-    to_indices = np.linalg.inv(labels.affine)
     filled: Filled = {}
     for structure in findings.present:
         for ring in rings.get(structure.label, ()):
-            indices = ring @ to_indices[:3, :3].T + to_indices[:3, 3]
-            index = round(float(indices[:, 0].mean()))
-            if np.abs(indices[:, 0] - index).max() * labels.spacing[0] > CENTROID_TOLERANCE_MM:
-                raise _not_read_back("contour", "a ring in one slice", "one between slices")
-            inside = enclosed(indices[:, :0:-1] + 0.5, labels.spatial_shape[1:])
+            index, in_slice = ring_in_slice(ring, findings.mask)
+            inside = enclosed(in_slice, findings.mask.spatial_shape[1:])
             filled[structure.label, index] = inside | filled.get((structure.label, index), False)
     _compare_filled("contours", filled, findings)
+
+
+def ring_in_slice(ring: NDArray[np.float64], volume: Volume) -> tuple[int, NDArray[np.float64]]:
+    """A ring in LPS, mm, as its slice and (column, row) in pixels. Raises ResultError if it lies in no slice."""
+    to_indices = np.linalg.inv(volume.affine)
+    indices = ring @ to_indices[:3, :3].T + to_indices[:3, 3]
+    index = round(float(indices[:, 0].mean()))
+    if np.abs(indices[:, 0] - index).max() * volume.spacing[0] > CENTROID_TOLERANCE_MM:
+        raise _not_read_back("contour", "a ring in one slice", "one between slices")
+    return index, indices[:, :0:-1] + 0.5
 
 
 def prove_presentation_state(state: Dataset, findings: Findings, source: Source) -> None:

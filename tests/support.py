@@ -96,6 +96,11 @@ def identity(job_id: str = "0123456789abcdef0123456789abcdef") -> ResultIdentity
     )
 
 
+def texts(dataset: Dataset) -> list[str]:
+    """Everything that a report says in words."""
+    return [str(element.value) for element in dataset.iterall() if element.keyword == "TextValue"]
+
+
 def program(name: str) -> str:
     """The path of a program of somebody else's. Where it is missing, a laptop skips and CI fails."""
     path = shutil.which(name) or shutil.which(str(Path(os.sys.executable).parent / name))  # type: ignore[attr-defined]

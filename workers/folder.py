@@ -15,7 +15,7 @@ from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile
 from coread.workers.jobs import utc_now
 from coread.workers.picture import montage
-from coread.workers.pipeline import Reading, explain_refusal, read_study
+from coread.workers.pipeline import Reading, Refusal, explain_refusal, read_study
 from coread.workers.study import Study
 
 
@@ -53,23 +53,28 @@ def _outcome(
     study: Study, model: str, *, warm: Callable[[str], BundleRunner], folder: Path, profiles: Sequence[Profile]
 ) -> Outcome:
     uid = study.study_instance_uid
-    files: Sequence[Path] = ()
     try:
-        runner = warm(model)
-        job_id, now = _job(study, runner)
-        try:
-            reading = read_study(study, runner, job_id=job_id, created_at=now, profiles=profiles)
-        except InputError as error:
-            refusal = explain_refusal(study, runner, error, job_id=job_id, created_at=now)
-            files = _write({f"{result.kind}.dcm": result.file() for result in refusal.objects}, folder)
-            raise
-        return Outcome(study_instance_uid=uid, model=model, reading=reading, files=write_reading(reading, folder))
+        result = _read(study, warm(model), profiles)
     except CoreadError as error:
-        return Outcome(study_instance_uid=uid, model=model, error=error, files=files)
+        return Outcome(study_instance_uid=uid, model=model, error=error)
     except Exception as error:  # noqa: BLE001  # here a study ends: the others are still to be read
         logger().exception("study not read", study_instance_uid=uid)
         broken = CoreadError(f"unexpected {type(error).__name__}; please report it with the log line above")
         return Outcome(study_instance_uid=uid, model=model, error=broken)
+    if isinstance(result, Reading):
+        return Outcome(study_instance_uid=uid, model=model, reading=result, files=write_reading(result, folder))
+    refused, refusal = result
+    files = _write({f"{each.kind}.dcm": each.file() for each in refusal.objects}, folder)
+    return Outcome(study_instance_uid=uid, model=model, error=refused, files=files)
+
+
+def _read(study: Study, runner: BundleRunner, profiles: Sequence[Profile]) -> Reading | tuple[InputError, Refusal]:
+    """The reading, or why there is none."""
+    job_id, now = _job(study, runner)
+    try:
+        return read_study(study, runner, job_id=job_id, created_at=now, profiles=profiles)
+    except InputError as error:
+        return error, explain_refusal(study, runner, error, job_id=job_id, created_at=now)
 
 
 def _job(study: Study, runner: BundleRunner) -> tuple[str, datetime]:

@@ -6,6 +6,7 @@ have the same UIDs, and what is not finished is taken up again when the lease ru
 
 import threading
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ from typing import Any, Self
 import structlog
 
 from coread.archive import Archive
+from coread.dicom_sr.identity import possible_instances
 from coread.errors import ConfigurationError, CoreadError, InputError, SourceGone, StudyChanged, TransientError
 from coread.job import Job, JobState, fingerprint_of
 from coread.ledger import Ledger
@@ -155,6 +157,9 @@ class JobRunner:
         return self._end(job, JobState.REFUSED, str(error))
 
     def _store(self, job: Job, reading: Reading | Refusal, *, end: JobState, reason: str = "") -> JobState:
+        record = self._ledger.job(job.job_id)
+        new = {str(uid) for uid in reading.summary["sop_instance_uids"]}
+        stale = possible_instances(job.job_id) - new if record and record.result_uids else frozenset()
         if not self._ledger.start_storing(job.job_id, worker=self._worker, result=reading.summary, at=utc_now()):
             logger().info("job was withdrawn while it ran; nothing stored")
             return JobState.SUPERSEDED
@@ -162,6 +167,7 @@ class JobRunner:
         with watch.stage("store"):
             for result in reading.objects:
                 self._archive.store(result.file())
+        self._withdraw(job, stale)
         return self._end(job, end, reason, reading.summary)
 
     def _withdraw_earlier_results(self, job: Job) -> None:
@@ -174,14 +180,18 @@ class JobRunner:
             if record.state is JobState.SUPERSEDED and record.job.model == job.model
             for uid in record.result_uids
         }
-        if not earlier:
+        self._withdraw(job, earlier)
+
+    def _withdraw(self, job: Job, uids: AbstractSet[str]) -> None:
+        """Delete the results with these SOP Instance UIDs from the study, as far as they are there."""
+        if not uids:
             return
         try:
             study = self._archive.study(job.orthanc_id)
         except SourceGone:
             return  # and the results with it
         for series in study.series:
-            if earlier.intersection(series.instances.values()):
+            if not uids.isdisjoint(series.instances.values()):
                 self._archive.delete_series(series.orthanc_id)
 
     def _end(self, job: Job, state: JobState, reason: str, summary: Mapping[str, Any] | None = None) -> JobState:

@@ -150,3 +150,8 @@ def _parse(file: bytes, name: str, *, header_only: bool = False) -> Dataset:
     if absent:
         raise NotDicom(f"expected {', '.join(absent)}, found none in {name}; the file is cut short or not an image")
     return dataset
+
+
+def read_dicom(path: Path) -> Dataset:
+    """The object in a file. Raises NotDicom if it cannot be parsed, or has no identifiers."""
+    return _parse(path.read_bytes(), str(path))

@@ -231,6 +231,32 @@ def validate(files: Sequence[Path], source: Path | None, as_json: bool) -> None:
 
 
 @coread.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print what was recognised as JSON.")
+@click.pass_context
+def feedback(context: click.Context, files: Sequence[Path], as_json: bool) -> None:  # noqa: FBT001  # as above
+    """Say what FILES from a PACS or viewer say of our results: rejected, verified, edited; and of which job."""
+    import json
+    from dataclasses import asdict
+
+    from coread.ledger import Ledger
+    from coread.workers.feedback import feedback_in
+
+    ledger = Ledger(_settings(context).ledger_url)
+    ledger.check_version()
+    found = {str(path): feedback_in(path, ledger) for path in files}
+    if as_json:
+        click.echo(json.dumps({path: [asdict(each) for each in said] for path, said in found.items()}, default=list))
+        return
+    for path, said in found.items():
+        for each in said:
+            reason = f", {each.reason.meaning}" if each.reason else ""
+            click.echo(f"{path}: {each.kind} job {each.job_id}{reason}")
+        if not said:
+            click.echo(f"{path}: says nothing of our results")
+
+
+@coread.command()
 @click.argument("name", type=click.Choice(["seg-write", "sr-write"]))
 @click.option("--segments", multiple=True, type=click.IntRange(1, 255), default=(5, 104), show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Interleaved rounds.")

@@ -29,6 +29,7 @@ NO_UNITS = Code("1", "UCUM", "no units")
 PERCENT = Code("%", "UCUM", "Percent")
 
 # What is said of a finding
+ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
 ABSENT = Code("272519000", "SCT", "Absent")
 NOT_EVALUATED = Code("373121007", "SCT", "Not Evaluated")
 CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")

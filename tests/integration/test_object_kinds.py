@@ -20,6 +20,7 @@ from coread import codes
 from coread.dicom_sr import proof
 from coread.dicom_sr.encode import ResultObject, encode_findings, encode_refusal
 from coread.dicom_sr.frames import binary_frames, fractional_frames, label_map_frames
+from coread.dicom_sr.key_findings import outlines_in_report
 from coread.dicom_sr.segmentation import describe_segment, encode_segmentation, segment_numbers
 from coread.dicom_sr.structure_set import rings_in
 from coread.errors import ResultError
@@ -27,7 +28,7 @@ from coread.findings import Classification, Findings, NotEvaluated, ScalarMap
 from coread.objects import ObjectKind
 from coread.workers.volume import SourceVolume, build_volume
 from tests.integration.test_result_objects import complaints, findings_in
-from tests.support import PLANES, enhanced, identity, images_of, output_of, volume_in_plane
+from tests.support import PLANES, enhanced, identity, images_of, output_of, texts, volume_in_plane
 
 ALL = frozenset(ObjectKind)
 LEFT_VENTRICLE = Code("87878005", "SCT", "Left ventricle")
@@ -231,10 +232,6 @@ def answer_of(group: Any) -> Any:
     return answer
 
 
-def texts(dataset: Dataset) -> list[str]:
-    return [str(element.value) for element in dataset.iterall() if element.keyword == "TextValue"]
-
-
 def test_only_a_tilted_series_is_flagged(case: tuple[SourceVolume, dict[ObjectKind, ResultObject]]) -> None:
     source, objects = case
     flagged = [text for text in texts(objects[ObjectKind.SR].dataset) if "tilt" in text]
@@ -255,10 +252,20 @@ def test_key_findings_are_outlines_with_the_segments_tracking_uids(
         _, row_mm, column_mm = source.volume.spacing
         largest = int((findings.mask.array[index] == structure.label).sum()) - (1 if structure.label == 1 else 0)
         assert area == pytest.approx(largest * row_mm * column_mm, rel=1e-5)  # label 1 has a pixel apart
-        reference = group.roi.ContentSequence[0].ReferencedSOPSequence[0]
-        plane = source.planes[index]
-        assert reference.ReferencedSOPInstanceUID == plane.image.SOPInstanceUID
-        assert reference.get("ReferencedFrameNumber") == plane.frame
+
+
+def test_outlines_are_in_the_image_where_pixels_are_square_else_in_the_patient() -> None:
+    for spacing, in_image in (((5.0, 1.5, 1.5), True), ((5.0, 1.5, 2.25), False)):
+        source = build_volume(images_of(volume_in_plane("oblique", spacing=spacing)))
+        findings = findings_in(source, 1, 2)
+        results = encode_findings(findings, source=source.as_source, identity=identity())
+        (report,) = (result.dataset for result in results if result.kind is ObjectKind.SR_KEY_FINDINGS)
+        assert isinstance(report, hd.sr.Comprehensive3DSR)
+        for outline, structure in zip(outlines_in_report(report).values(), findings.present, strict=True):
+            index = findings.key_plane(structure)
+            uid = source.planes[index].image.SOPInstanceUID
+            assert outline.sop_instance_uid == (uid if in_image else "")
+            assert outline.points.shape[1] == (2 if in_image else 3)
 
 
 def test_classes_absence_and_refusal_are_said(case: tuple[SourceVolume, dict[ObjectKind, ResultObject]]) -> None:

@@ -7,13 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from coread.dicom_files import write_files
 from coread.phantom import short_axis_volume, write_unfit_study
-from tests.support import images_of, program
+from tests.support import images_of, program, texts
 
 COREAD = [sys.executable, "-m", "coread"]
 
@@ -57,18 +58,24 @@ def cut_header(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "said"),
+    ("prepare", "said", "expected"),
     [
-        (empty, "expected DICOM files in in, found none"),
-        (no_folder, "expected a folder of DICOM files, found no folder in"),
-        (no_dicom, "expected DICOM files in in, found none"),
-        (missing_slice, "expected slices 8.00 mm apart, found 16.00 mm between slices"),
-        (wrong_modality, "Modality is not MR, found CT"),
-        (corrupt_file, "expected pixels that can be decoded"),
-        (cut_header, "in/0003.dcm"),
+        (empty, "expected DICOM files in in, found none", False),
+        (no_folder, "expected a folder of DICOM files, found no folder in", False),
+        (no_dicom, "expected DICOM files in in, found none", False),
+        (missing_slice, "expected slices 8.00 mm apart, found 16.00 mm between slices", True),
+        (wrong_modality, "Modality is not MR, found CT", False),
+        (corrupt_file, "expected pixels that can be decoded", True),
+        (cut_header, "in/0003.dcm", False),
     ],
 )
-def test_bad_input_is_one_sentence_and_status_3(prepare: object, said: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence_and_status_3(
+    prepare: object,
+    said: str,
+    expected: bool,
+    tmp_path: Path,
+) -> None:
+    """``expected``: whether a reading of the series is, so that a report says that there is none, and why."""
     assert callable(prepare)
     prepare(tmp_path / "in")
     done = run("analyze", "in", "-o", "out", folder=tmp_path)
@@ -76,7 +83,10 @@ def test_bad_input_is_one_sentence_and_status_3(prepare: object, said: str, tmp_
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
+    reports = sorted(tmp_path.glob("out/*/*/*"))
+    assert [path.name for path in reports] == ["SR-NOT-EVALUATED.dcm"] * expected
+    for path in reports:
+        assert any(said in text for text in texts(pydicom.dcmread(path)))
 
 
 def test_a_dicomdir_is_no_image_whatever_its_name_is(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from coread.models.runner import BundleRunner
 from coread.phantom import short_axis_volume, write_unfit_study
 from coread.workers.folder import analyze_studies
 from coread.workers.study import studies_in_folder
-from tests.support import images_of, output_of
+from tests.support import images_of, output_of, texts
 from tests.system.conftest import System
 
 FACTS = ("structure", "code", "present", "measurements")
@@ -38,10 +38,17 @@ def done(system: System) -> dict[str, Any]:
     return job
 
 
+def descriptions(system: System, orthanc_id: str) -> list[str]:
+    """What the study's series are called."""
+    series = system.archive.study(orthanc_id).series
+    files = (system.archive.files([next(iter(one.instances))]) for one in series)
+    return sorted(str(pydicom.dcmread(io.BytesIO(next(iter(each)))).SeriesDescription) for each in files)
+
+
 def test_a_segmentation_and_a_report_come_back_into_the_study(system: System, done: dict[str, Any]) -> None:
     study = system.archive.study(done["orthanc_id"])
     modalities = sorted(series.tags["Modality"] for series in study.series)
-    assert modalities == ["MR", "SEG", "SR"]
+    assert modalities == ["MR", "SEG", "SR", "SR"]
     present = {uid for series in study.series for uid in series.instances.values()}
     assert set(done["result"]["sop_instance_uids"]) <= present
 
@@ -83,7 +90,7 @@ def test_a_folder_gives_the_same_as_the_plugin(
         assert stored.SOPInstanceUID != result.dataset.SOPInstanceUID, "two objects must not share a UID"
         if "PixelData" in stored:
             assert np.array_equal(stored.pixel_array, result.dataset.pixel_array)
-    assert {path.name for path in outcome.files} == {"SEG.dcm", "SR.dcm", "summary.json", "montage.png"}
+    assert {path.name for path in outcome.files} == {"SEG.dcm", "SR.dcm", "SR-KEY.dcm", "summary.json", "montage.png"}
 
 
 def test_a_study_that_no_model_fits_is_refused_with_the_reason_and_the_next_goes_through(
@@ -103,8 +110,7 @@ def test_a_result_that_became_wrong_does_not_stay_when_the_new_reading_is_refuse
     assert first["state"] == "done"
     system.send([images[8]])
     system.wait(lambda: sorted(job["state"] for job in system.jobs(study)) == ["refused", "superseded"])
-    series = system.archive.study(first["orthanc_id"]).series
-    assert [one.tags["Modality"] for one in series] == ["MR"]
+    assert descriptions(system, first["orthanc_id"]) == ["AI Left ventricle not evaluated (RESEARCH)", "cine SAX"]
 
 
 def test_a_missing_slice_is_refused_and_when_it_comes_the_study_is_read(system: System) -> None:
@@ -113,8 +119,12 @@ def test_a_missing_slice_is_refused_and_when_it_comes_the_study_is_read(system: 
     job = system.job(study)
     assert job["state"] == "refused"
     assert "a slice is missing" in job["reason"]
+    assert descriptions(system, job["orthanc_id"]) == ["AI Left ventricle not evaluated (RESEARCH)", "cine SAX"]
+    (report,) = (pydicom.dcmread(io.BytesIO(file)) for file in system.results(job).values())
+    assert job["reason"] in texts(report)
     system.send([images[4]])
     system.wait(lambda: sorted(job["state"] for job in system.jobs(study)) == ["done", "superseded"])
+    assert "AI Left ventricle not evaluated (RESEARCH)" not in descriptions(system, job["orthanc_id"])
 
 
 def test_a_late_slice_replaces_the_result(system: System) -> None:
@@ -146,7 +156,7 @@ def test_a_study_that_was_deleted_and_is_sent_again_is_read_again(system: System
             None,
         )
     )
-    assert len(system.results(job)) == 2
+    assert len(system.results(job)) == 3
 
 
 def test_pixels_that_cannot_be_decoded_are_refused_and_the_next_study_goes_through(system: System) -> None:
@@ -210,7 +220,7 @@ def test_a_worker_killed_in_the_middle_gives_its_job_to_the_next(system: System)
     system.process("orthanc").send_signal(signal.SIGCONT)
     assert system.job(study)["state"] == "done"
     assert "its worker fell silent" in [event.reason for event in ledger.history(job["job_id"])]
-    assert len(system.results(system.job(study))) == 2
+    assert len(system.results(system.job(study))) == 3
 
 
 def test_the_rest_routes_answer(system: System, done: dict[str, Any]) -> None:
@@ -231,7 +241,7 @@ def test_a_refused_job_runs_again_when_a_person_asks_for_it(system: System) -> N
     job = system.job(system.send(images))
     url = f"{system.running.http_url}/coread/jobs/{job['job_id']}"
     assert httpx.post(f"{url}/retry", trust_env=False).json()["state"] == "waiting"
-    states = ["waiting", "queued", "running", "refused"]
+    states = ["waiting", "queued", "running", "storing", "refused"]
     system.wait(lambda: [event["to"] for event in httpx.get(url, trust_env=False).json()["history"]] == states * 2)
 
 
