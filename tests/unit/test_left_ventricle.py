@@ -1,6 +1,7 @@
 """The shipped bundle: a proper MONAI bundle that finds the phantom's ventricle."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
+from pydicom.dataset import Dataset
 
 from coread.errors import GeometryError
 from coread.models.catalogue import SHIPPED
 from coread.models.left_ventricle_sax.train.data import cavity_of_ring
+from coread.objects import ObjectKind, Profile
 from coread.phantom import short_axis_volume, truth
-from coread.workers.pipeline import read_study
+from coread.workers.pipeline import explain_refusal, read_study
 from coread.workers.study import Series, Study, studies_in_folder
-from tests.support import NOW, images_of
+from tests.support import NOW, enhanced, images_of, texts
 
 BUNDLE = SHIPPED / "left_ventricle_sax"
 SCHEMA = SHIPPED / "bundle_metadata.schema.json"
@@ -87,16 +90,88 @@ def test_a_heart_that_the_model_does_not_see_whole_is_refused(left_ventricle: An
         cavity_ml(left_ventricle, shift_mm)
 
 
+def test_frames_of_an_enhanced_image_are_measured_as_single_frames_are(left_ventricle: Any) -> None:
+    images = images_of(short_axis_volume())
+    assert cavity_in([enhanced(images[::-1])], left_ventricle) == cavity_in(images, left_ventricle)
+
+
+@pytest.mark.parametrize("pixels", [1, -2])
+def test_a_tilted_stack_is_measured_as_a_straight_one(left_ventricle: Any, pixels: int) -> None:
+    """Each slice is moved by whole pixels against the one before, in the patient and in the picture."""
+    volume = short_axis_volume()
+    tilted = np.stack([np.roll(plane, -pixels * index, axis=1) for index, plane in enumerate(volume.array)])
+    images = images_of(volume.with_array(tilted))
+    step = volume.affine[:3, 2] * pixels
+    for index, image in enumerate(images):
+        image.ImagePositionPatient = [f"{x:.6f}" for x in np.array(image.ImagePositionPatient, float) + index * step]
+    straight = cavity_in(images_of(volume), left_ventricle)
+    assert cavity_in(images, left_ventricle) == pytest.approx(straight, rel=0.02)
+
+
 def cavity_ml(model: Any, shift_mm: float) -> float:
     """The phantom's cavity as the model measures it, the picture rolled sideways."""
     volume = short_axis_volume()
     rolled = volume.with_array(np.roll(volume.array, round(shift_mm / volume.spacing[2]), axis=2))
-    images = images_of(rolled)
+    return cavity_in(images_of(rolled), model)
+
+
+def study_of(images: list[Dataset]) -> Study:
     uids = frozenset(str(image.SOPInstanceUID) for image in images)
     series = Series(header=images[0], size=len(images), load=lambda: images)
-    study = Study(study_instance_uid=str(images[0].StudyInstanceUID), sop_instance_uids=uids, series=[series])
-    cavity = read_study(study, model, job_id="0" * 32, created_at=NOW).findings.structures[1]
+    return Study(study_instance_uid=str(images[0].StudyInstanceUID), sop_instance_uids=uids, series=[series])
+
+
+def cavity_in(images: list[Dataset], model: Any) -> float:
+    cavity = read_study(study_of(images), model, job_id="0" * 32, created_at=NOW).findings.structures[1]
     return cavity.measurements[0].value
+
+
+def test_the_package_chooses_the_objects_for_each_profile(left_ventricle: Any) -> None:
+    study = study_of(images_of(short_axis_volume()))
+
+    def kinds(*profiles: Profile) -> list[str]:
+        reading = read_study(study, left_ventricle, job_id="0" * 32, created_at=NOW, profiles=profiles)
+        return [result.kind for result in reading.objects]
+
+    assert kinds(Profile.OHIF) == ["SEG", "SR", "SR-KEY"]
+    assert kinds(Profile.SLICER) == ["SEG", "SR"]
+    assert kinds(Profile.LEGACY) == ["GSPS", "SC", "KOS"]
+
+
+def test_probabilities_become_a_fractional_segmentation_and_maps(
+    left_ventricle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {Profile.SLICER: (ObjectKind.SEG, ObjectKind.SEG_FRACTIONAL, ObjectKind.MAP)}
+    manifest = left_ventricle.model.manifest.model_copy(update={"objects": chosen})
+    monkeypatch.setattr(left_ventricle, "model", replace(left_ventricle.model, manifest=manifest))
+    reading = read_study(
+        study_of(images_of(short_axis_volume())),
+        left_ventricle,
+        job_id="0" * 32,
+        created_at=NOW,
+        profiles=[Profile.SLICER],
+    )
+    assert [result.kind for result in reading.objects] == ["SEG", "SEG-FRACTIONAL", "MAP", "MAP"]
+    assert len({result.dataset.SOPInstanceUID for result in reading.objects}) == 4
+    for structure, scalar_map in zip(reading.findings.structures, reading.findings.maps, strict=True):
+        probability = scalar_map.volume.array
+        assert 0 <= probability.min() <= probability.max() <= 1
+        inside = reading.findings.mask.array == structure.label
+        assert probability[inside].mean() > 0.7
+        assert probability[~inside].mean() < 0.05
+
+
+def test_a_series_of_its_kind_that_cannot_be_read_gets_a_report_that_says_why(left_ventricle: Any) -> None:
+    images = images_of(short_axis_volume())
+    del images[4]
+    study = study_of(images)
+    with pytest.raises(GeometryError) as raised:
+        read_study(study, left_ventricle, job_id="0" * 32, created_at=NOW)
+    refusal = explain_refusal(study, left_ventricle, raised.value, job_id="0" * 32, created_at=NOW)
+    assert [result.kind for result in refusal.objects] == ["SR-NOT-EVALUATED"]
+    assert str(raised.value) in texts(refusal.objects[0].dataset)
+    other = study_of(images_of(short_axis_volume(), modality="CT"))
+    assert explain_refusal(other, left_ventricle, raised.value, job_id="0" * 32, created_at=NOW).objects == ()
 
 
 def test_an_open_ring_is_closed_by_its_hull() -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,9 @@ def test_a_changed_file_changes_the_digest_and_the_documents_do_not(tmp_path: Pa
         ({"labels": {1: {**MANIFEST["labels"][1], "measure": ["mass"]}}}, "go together"),
         ({"labels": {1: {**MANIFEST["labels"][1], "type": ["SRT", "T-1", "x"]}}}, "labels.1.type"),
         ({"invented": 1}, "invented"),
+        ({"objects": {"ohif": ["PDF"]}}, "objects.ohif.0"),
+        ({"objects": {"fax": ["SEG"]}}, "objects.fax"),
+        ({"objects": {"slicer": ["MAP"]}}, "MAP need the output key `probabilities`"),
     ],
 )
 def test_a_broken_manifest_is_named_with_its_key(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -172,6 +176,51 @@ def test_a_broken_manifest_is_named_with_its_key(tmp_path: Path, change: dict[st
         installed(tmp_path)
     assert said in str(raised.value)
     assert "coread.yaml" in str(raised.value)
+
+
+def test_a_label_of_the_bundle_without_a_coded_meaning_is_refused_by_its_name(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", manifest={}, inference={"preprocessing": [], "postprocessing": []})
+    names = {"0": "background", "1": "first", "2": "second", "3": "pancreas"}
+    metadata = {"version": "1", "network_data_format": {"outputs": {"pred": {"channel_def": names}}}}
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ConfigurationError, match=r"found none of 3 \(pancreas\); add it under `labels`"):
+        installed(tmp_path)
+
+
+def with_probabilities(folder: Path, function: str) -> BundleRunner:
+    copied = [
+        {"_target_": "CopyItemsd", "keys": "pred", "names": "probability"},
+        {"_target_": "Lambdad", "keys": "probability", "func": function},
+        THRESHOLD,
+    ]
+    inference = {"preprocessing": LOAD, "postprocessing": copied}
+    write_bundle(folder / "bundle", manifest={"probabilities": "probability"}, inference=inference)
+    return BundleRunner(installed(folder), device=CPU)
+
+
+def test_probabilities_come_back_by_label_on_the_volumes_own_grid(tmp_path: Path) -> None:
+    volume = volume_in_plane("oblique")
+    scaled = "x / 2000"  # the largest value is 1679
+    prediction = with_probabilities(tmp_path, f"$lambda x: torch.cat([1 - {scaled}, {scaled}, {scaled} / 2])").predict(
+        volume
+    )
+    assert set(prediction.probabilities) == {1, 2}
+    assert np.allclose(prediction.probabilities[1], volume.array / 2000)
+    assert np.allclose(prediction.probabilities[2], volume.array / 4000)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("$lambda x: torch.cat([x, x, x])", "from 0 to 1, found 0 to 1679"),
+        ("$lambda x: torch.cat([x, x]) * 0", "expected probabilities of shape"),
+        ("$lambda x: torch.cat([x, x, x]) * float('nan')", "from 0 to 1, found nan"),
+    ],
+    ids=["logits", "a channel is missing", "NaN"],
+)
+def test_what_are_no_probabilities_is_an_error(tmp_path: Path, function: str, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        with_probabilities(tmp_path, function).predict(volume_in_plane("axial"))
 
 
 def test_two_packages_of_one_name_are_refused(tmp_path: Path) -> None:
