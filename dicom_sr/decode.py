@@ -25,17 +25,37 @@ class FrameGeometry:
 def frame_geometries(dataset: Dataset) -> list[FrameGeometry]:
     """Where each frame lies, and which segment it shows."""
     shared = dataset.SharedFunctionalGroupsSequence[0]
+    common = _in_plane(shared, shared) if _PLANE.issubset(shared.dir()) else None
     found = []
-    for groups in dataset.PerFrameFunctionalGroupsSequence:
+    for groups in _apart(dataset, "PerFrameFunctionalGroupsSequence"):
+        if common is None or "PlaneOrientationSequence" in groups or "PixelMeasuresSequence" in groups:
+            in_plane = _in_plane(groups, shared)
+        else:
+            in_plane = common
         position = _floats(groups.PlanePositionSequence[0].ImagePositionPatient)
-        orientation = _floats(_group("PlaneOrientationSequence", groups, shared).ImageOrientationPatient)
-        row_mm, column_mm = _floats(_group("PixelMeasuresSequence", groups, shared).PixelSpacing)
-        affine = np.stack([orientation[3:] * row_mm, orientation[:3] * column_mm, position], axis=1)
         segment = 0
         if "SegmentIdentificationSequence" in groups or "SegmentIdentificationSequence" in shared:
             segment = int(_group("SegmentIdentificationSequence", groups, shared).ReferencedSegmentNumber)
-        found.append(FrameGeometry(affine=affine, segment=segment))
+        found.append(FrameGeometry(affine=np.column_stack([in_plane, position]), segment=segment))
     return found
+
+
+def _apart(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """A sequence, read without changing the dataset: what is encoded in it stays so, and is written as it is."""
+    alone = Dataset()
+    alone[keyword] = dataset.get_item(keyword)
+    items: Sequence[Dataset] = alone[keyword].value
+    return items
+
+
+_PLANE = {"PlaneOrientationSequence", "PixelMeasuresSequence"}
+
+
+def _in_plane(groups: Dataset, shared: Dataset) -> NDArray[np.float64]:
+    """Shape (3, 2): the way in mm to the next row and to the next column."""
+    orientation = _floats(_group("PlaneOrientationSequence", groups, shared).ImageOrientationPatient)
+    row_mm, column_mm = _floats(_group("PixelMeasuresSequence", groups, shared).PixelSpacing)
+    return np.stack([orientation[3:] * row_mm, orientation[:3] * column_mm], axis=1)
 
 
 def frames_of(dataset: Dataset) -> Iterator[NDArray[Any]]:

@@ -17,7 +17,7 @@ def encode_key_objects(findings: Findings, source: Source, identity: ResultIdent
     keys = sorted({findings.key_plane(structure) for structure in findings.present})
     images = {source.planes[index].image.SOPInstanceUID: source.image_of(source.planes[index]) for index in keys}
     names = ", ".join(structure.name for structure in findings.present)
-    return hd.ko.KeyObjectSelectionDocument(
+    document = hd.ko.KeyObjectSelectionDocument(
         evidence=list(images.values()),
         content=hd.ko.KeyObjectSelection(
             document_title=codes.OF_INTEREST,
@@ -31,3 +31,7 @@ def encode_key_objects(findings: Findings, source: Source, identity: ResultIdent
         instance_number=1,
         manufacturer=identity.manufacturer,
     )
+    for item in document.ContentSequence:
+        if item.ValueType in ("IMAGE", "COMPOSITE"):
+            del item.ConceptNameCodeSequence  # TID 2010 names none
+    return document

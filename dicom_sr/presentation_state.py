@@ -62,6 +62,10 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
         graphic_layers=layers,
         content_creator_name="Coread^AI",
     )
+    for area in dataset.DisplayedAreaSelectionSequence:
+        # Pixels as they are in the patient: the encoder calls them square, which bends what is not.
+        area.pop("PresentationPixelAspectRatio", None)
+        area.PresentationPixelSpacing = source.header.PixelSpacing
     say_body_part(dataset, source.header)
     return dataset
 

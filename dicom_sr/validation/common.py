@@ -1,22 +1,20 @@
-"""Rules for every kind of result: it belongs to the study and the patient of its source, and its codes are right."""
+"""Rules for every kind of result: it belongs to the study and the patient of its source, in a series of its own."""
 
-import re
 from collections.abc import Iterator
-from functools import cache
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 from pydicom.dataset import Dataset
-from pydicom.sr._concepts_dict import concepts
 
-from coread.dicom_sr.validation.problem import Problem, Severity, Subject
+from coread.dicom_sr.validation.codes import CODES
+from coread.dicom_sr.validation.elements import ELEMENTS
+from coread.dicom_sr.validation.problem import Problem, Severity, Subject, problems_of
 
 SAME_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID")
 SAME_STUDY = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
-RETIRED_SCHEMES = ("SRT", "SNM3", "99SDM", "SNM")
-"""SNOMED by its old identifiers: retired since 2017 (PS3.16 8.1)."""
-COMPLETE_SCHEMES = ("DCM",)
-"""Schemes of which every code is in the dictionary."""
-CHECKED_SCHEMES = ("SCT", "DCM", "LN")
+SAME_IF_STATED = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "Laterality")
+"""Type 3 attributes and such of the series: a result may leave them out, but not state others."""
+SLACK = timedelta(days=1)
+"""Clocks of one hospital may be in different zones, or wrong by some hours."""
 
 MODALITIES = {
     "1.2.840.10008.5.1.4.1.1.66.4": ("SEG",),
@@ -25,39 +23,85 @@ MODALITIES = {
     "1.2.840.10008.5.1.4.1.1.88.22": ("SR",),
     "1.2.840.10008.5.1.4.1.1.88.33": ("SR",),
     "1.2.840.10008.5.1.4.1.1.88.34": ("SR",),
+    "1.2.840.10008.5.1.4.1.1.88.35": ("SR",),
     "1.2.840.10008.5.1.4.1.1.88.59": ("KO",),
     "1.2.840.10008.5.1.4.1.1.11.1": ("PR",),
     "1.2.840.10008.5.1.4.1.1.67": ("RWV",),
+    "1.2.840.10008.5.1.4.1.1.481.3": ("RTSTRUCT",),
 }
+NEEDS_A_SERIES_NUMBER = frozenset(MODALITIES) | {"1.2.840.10008.5.1.4.1.1.30"}
+
+PRESENT_IF_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""Type 2 of the Patient and General Study modules."""
+
+_study = problems_of("study", "PS3.3 C.7.2.1")
+_series = problems_of("series", "PS3.3 C.7.3.1")
+_instance = problems_of("instance", "PS3.5 9")
+_attribute = problems_of("attribute", "PS3.3 C.7.1.1, C.7.2.1")
+_date = problems_of("date", "PS3.3 C.12.1")
 
 
 def study_is_the_sources(subject: Subject) -> Iterator[Problem]:
     """Results belong to the study, and to the patient, that they were made from."""
     for source in list(subject.sources.values())[:1]:
         if subject.dataset.get("StudyInstanceUID") != source.get("StudyInstanceUID"):
-            yield Problem(
-                rule="study",
-                where="StudyInstanceUID",
-                expected=f"the source's, {source.get('StudyInstanceUID')}",
-                found=str(subject.dataset.get("StudyInstanceUID")),
-                section="PS3.3 C.7.2.1",
-            )
+            expected = f"the source's, {source.get('StudyInstanceUID')}"
+            yield _study("StudyInstanceUID", expected, str(subject.dataset.get("StudyInstanceUID")))
         for rule, keywords, section in (
             ("patient", SAME_PATIENT, "PS3.3 C.7.1.1"),
             ("study", SAME_STUDY, "PS3.3 C.7.2.1"),
         ):
             for keyword in keywords:
-                value = str(subject.dataset.get(keyword) or "")
-                if value != str(source.get(keyword) or ""):
+                value = _text(subject.dataset, keyword)
+                if value != _text(source, keyword):
                     # An empty value says less than the source and nothing wrong. Neither value is quoted.
-                    yield Problem(
-                        rule=rule,
-                        where=keyword,
-                        expected="the source's value",
-                        found="another one" if value else "none",
-                        section=section,
-                        severity=Severity.ERROR if value or keyword == "PatientID" else Severity.WARNING,
-                    )
+                    severity = Severity.ERROR if value or keyword == "PatientID" else Severity.WARNING
+                    found = "another one" if value else "none"
+                    yield problems_of(rule, section)(keyword, "the source's value", found, severity)
+        for keyword in SAME_IF_STATED:
+            value, expected = _text(subject.dataset, keyword), _text(source, keyword)
+            if value and expected and value != expected and not _same_number(value, expected):
+                yield problems_of("study", "PS3.3 C.7.2.2")(keyword, "the source's value", "another one")
+
+
+def results_are_of_one_patient(subject: Subject) -> Iterator[Problem]:
+    """Objects of one study are of one patient; where the source is at hand, it says which of two is wrong."""
+    dataset = subject.dataset
+    for other in () if subject.sources else subject.results.values():
+        if other.get("StudyInstanceUID") != dataset.get("StudyInstanceUID"):
+            continue
+        for rule, keywords, section in (
+            ("patient", SAME_PATIENT, "PS3.3 C.7.1.1"),
+            ("study", SAME_STUDY, "PS3.3 C.7.2.1"),
+        ):
+            for keyword in keywords:
+                values = {_text(each, keyword) for each in (dataset, other)} - {""}
+                if len(values) > 1:
+                    yield problems_of(rule, section)(keyword, "one value in a study", "another in another of the files")
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).rstrip("^= ")
+
+
+def _same_number(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return False
+
+
+def header_is_complete(subject: Subject) -> Iterator[Problem]:
+    """What every object must have, empty or not; and the numbers that objects of later years must have."""
+    for keyword in PRESENT_IF_EMPTY:
+        if keyword not in subject.dataset:
+            yield _attribute(keyword, "the attribute, if need be empty", "none")
+    if subject.dataset.get("SOPClassUID") in NEEDS_A_SERIES_NUMBER and _text(subject.dataset, "SeriesNumber") == "":
+        yield _series("SeriesNumber", "a number", "none")
 
 
 def series_is_its_own(subject: Subject) -> Iterator[Problem]:
@@ -65,124 +109,66 @@ def series_is_its_own(subject: Subject) -> Iterator[Problem]:
     dataset = subject.dataset
     for source in subject.sources.values():
         if dataset.get("SeriesInstanceUID") == source.get("SeriesInstanceUID"):
-            yield Problem(
-                rule="series",
-                where="SeriesInstanceUID",
-                expected="a series of its own",
-                found="the source's series",
-                section="PS3.3 C.7.3.1",
-            )
+            yield _series("SeriesInstanceUID", "a series of its own", "the source's series")
             break
     if dataset.get("SOPInstanceUID") in subject.sources:
-        yield Problem(
-            rule="instance",
-            where="SOPInstanceUID",
-            expected="a UID of its own",
-            found="a source image's UID",
-            section="PS3.5 9",
-        )
+        yield _instance("SOPInstanceUID", "a UID of its own", "a source image's UID")
+    if str(dataset.get("SOPInstanceUID")) in subject.repeated_uids:
+        yield _instance("SOPInstanceUID", "a UID of its own", "the UID of another of the files")
     for other in subject.results.values():
         same_series = other.get("SeriesInstanceUID") == dataset.get("SeriesInstanceUID")
         if same_series and other.get("Modality") != dataset.get("Modality"):
-            yield Problem(
-                rule="series",
-                where="SeriesInstanceUID",
-                expected="one modality in a series",
-                found=f"{dataset.get('Modality')} and {other.get('Modality')}",
-                section="PS3.3 C.7.3.1.1.1",
-            )
+            found = f"{dataset.get('Modality')} and {other.get('Modality')}"
+            yield problems_of("series", "PS3.3 C.7.3.1.1.1")("SeriesInstanceUID", "one modality in a series", found)
+        if same_series and other.get("StudyInstanceUID") != dataset.get("StudyInstanceUID"):
+            yield _series("SeriesInstanceUID", "a series of one study", "a series of two")
 
 
 def modality_is_the_classes(subject: Subject) -> Iterator[Problem]:
     """Modality follows from the SOP class."""
     expected = MODALITIES.get(str(subject.dataset.get("SOPClassUID")))
     if expected and subject.dataset.get("Modality") not in expected:
-        yield Problem(
-            rule="modality",
-            where="Modality",
-            expected=" or ".join(expected),
-            found=str(subject.dataset.get("Modality", "none")),
-            section="PS3.3 C.7.3.1.1.1",
-        )
+        found = str(subject.dataset.get("Modality", "none"))
+        yield problems_of("modality", "PS3.3 C.7.3.1.1.1")("Modality", " or ".join(expected), found)
 
 
-def codes_mean_what_they_say(subject: Subject) -> Iterator[Problem]:
-    """Each code is of a current scheme, exists, and has a meaning that belongs to it."""
-    for where, item in coded_items(subject.dataset):
-        scheme, value = str(item.get("CodingSchemeDesignator", "")), code_value(item)
-        meaning = str(item.get("CodeMeaning", ""))
-        if not scheme or not value or not meaning:
-            yield _code_problem(where, "value, scheme and meaning", f"({value}, {scheme}, {meaning!r})")
-        elif scheme in RETIRED_SCHEMES:
-            yield _code_problem(where, "SNOMED CT (SCT)", f"the retired scheme {scheme}", section="PS3.16 8.1")
-        elif scheme in CHECKED_SCHEMES:
-            yield from _meaning_problem(where, scheme, value, meaning)
-
-
-def _meaning_problem(where: str, scheme: str, value: str, meaning: str) -> Iterator[Problem]:
-    known = known_meanings(scheme, value)
-    if not known and scheme in COMPLETE_SCHEMES:
-        yield _code_problem(where, f"a code of {scheme}", f"{value}, which is none", section="PS3.16 D")
-    if not known or _plain(meaning) in {_plain(each) for each in known}:
-        return
-    shared = _words(meaning) & {word for each in known for word in _words(each)}
-    yield _code_problem(
-        where,
-        f"a meaning of ({value}, {scheme}), such as {sorted(known)[0]!r}",
-        repr(meaning),
-        severity=Severity.WARNING if shared else Severity.ERROR,
-        section="PS3.3 8.3",
+def dates_are_possible(subject: Subject) -> Iterator[Problem]:
+    """Nothing was made before its source, nor tomorrow."""
+    acquired = max(
+        (moment for each in subject.sources.values() if (moment := _day(each, "AcquisitionDate"))), default=None
     )
-
-
-def _code_problem(
-    where: str, expected: str, found: str, *, severity: Severity = Severity.ERROR, section: str = "PS3.3 8.8"
-) -> Problem:
-    return Problem(rule="code", where=where, expected=expected, found=found, section=section, severity=severity)
-
-
-def coded_items(dataset: Dataset, where: str = "") -> Iterator[tuple[str, Dataset]]:
-    """Every code item in a dataset, with its place."""
-    for element in dataset:
-        if element.VR != "SQ":
+    studied = [moment for each in subject.sources.values() if (moment := _day(each, "StudyDate"))]
+    earliest = acquired or min(studied, default=None) or _day(subject.dataset, "StudyDate")
+    for keyword in (
+        "ContentDate",
+        "InstanceCreationDate",
+        "SeriesDate",
+        "PresentationCreationDate",
+        "StructureSetDate",
+    ):
+        day = _day(subject.dataset, keyword)
+        if day is None:
             continue
-        for index, item in enumerate(element.value):
-            place = f"{where}{element.keyword or element.tag}[{index}]"
-            if element.keyword.endswith("CodeSequence") or "CodeMeaning" in item:
-                yield place, item
-            yield from coded_items(item, f"{place}.")
+        if earliest and day < earliest - SLACK and keyword != "SeriesDate":
+            yield _date(keyword, "a day on or after the source's", "one before")
+        if day > datetime.now(UTC) + SLACK:
+            yield _date(keyword, "a day that has come", "one in the future", Severity.WARNING)
 
 
-def code_value(item: Dataset) -> str:
-    """The code in whichever of its three attributes it stands (PS3.3 8.8)."""
-    return next(
-        (str(item.get(keyword)) for keyword in ("CodeValue", "LongCodeValue", "URNCodeValue") if item.get(keyword)), ""
-    )
+def _day(dataset: Dataset, keyword: str) -> datetime | None:
+    try:
+        return datetime.strptime(str(dataset.get(keyword) or ""), "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
-@cache
-def known_meanings(scheme: str, value: str) -> frozenset[str]:
-    """The meanings that DICOM's dictionaries give a code; empty if they do not list it."""
-    return frozenset(entry[value][0] for entry in _tables(scheme).values() if value in entry)
-
-
-@cache
-def context_groups(scheme: str, value: str) -> frozenset[int]:
-    """The context groups (CID) that list a code."""
-    return frozenset(cid for entry in _tables(scheme).values() if value in entry for cid in entry[value][1])
-
-
-def _tables(scheme: str) -> dict[str, dict[str, tuple[str, list[int]]]]:
-    tables: Any = concepts.get(scheme, {})
-    return tables  # type: ignore[no-any-return]
-
-
-def _plain(meaning: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", re.sub(r"\([^)]*\)\s*$", "", meaning.casefold())).strip()
-
-
-def _words(meaning: str) -> set[str]:
-    return {word[:5] for word in _plain(meaning).split() if len(word) > 2}
-
-
-COMMON = (study_is_the_sources, series_is_its_own, modality_is_the_classes, codes_mean_what_they_say)
+COMMON = (
+    *ELEMENTS,
+    study_is_the_sources,
+    results_are_of_one_patient,
+    header_is_complete,
+    series_is_its_own,
+    modality_is_the_classes,
+    dates_are_possible,
+    *CODES,
+)

@@ -1,28 +1,40 @@
 """Judges result objects: our own consistency rules, and those of the public validators that are installed."""
 
-import os
-import shutil
-import subprocess
-import sys
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 
 from coread.dicom_sr.validation.common import COMMON
-from coread.dicom_sr.validation.problem import Problem, Rule, Severity, Subject
+from coread.dicom_sr.validation.key_objects import KEY_OBJECT_SELECTION
+from coread.dicom_sr.validation.parametric_map import PARAMETRIC_MAP
+from coread.dicom_sr.validation.presentation_state import PRESENTATION_STATE
+from coread.dicom_sr.validation.problem import Problem, Rule, Severity, Subject, problems_of
+from coread.dicom_sr.validation.programs import files_to_compare_with, is_missing, path_of, programs_for, said_of
 from coread.dicom_sr.validation.report import REPORT
+from coread.dicom_sr.validation.secondary_capture import SECONDARY_CAPTURE
 from coread.dicom_sr.validation.seg import SEGMENTATION
+from coread.dicom_sr.validation.structure_set import STRUCTURE_SET
 from coread.errors import NotDicom
 
-SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-SR_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34, 35, 59))
-LABEL_MAP = SEG_CLASSES[1]
-KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
-
-PROGRAM_TIMEOUT_S = 120
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+RULES: Mapping[str, tuple[Rule, ...]] = {
+    f"{STORAGE}66.4": SEGMENTATION,
+    f"{STORAGE}66.7": SEGMENTATION,
+    **{f"{STORAGE}88.{number}": REPORT for number in (11, 22, 33, 34, 35)},
+    f"{STORAGE}88.59": KEY_OBJECT_SELECTION,
+    f"{STORAGE}11.1": PRESENTATION_STATE,
+    f"{STORAGE}30": PARAMETRIC_MAP,
+    f"{STORAGE}7.4": SECONDARY_CAPTURE,
+    f"{STORAGE}481.3": STRUCTURE_SET,
+}
+"""SOP class → the rules for it, beside those for every object."""
+NOT_SOURCES = frozenset({*RULES, f"{STORAGE}67"}) - {f"{STORAGE}7.4"}
+"""Classes of which an object is no image that another was made from."""
 
 NO_DICOM = Problem(
     rule="file",
@@ -31,18 +43,6 @@ NO_DICOM = Problem(
     found="one that cannot be parsed as such",
     section="PS3.10 7",
 )
-
-NOISE = (
-    "Information Object Not found",
-    "SegmentNumber of 0",
-    "Unrecognized defined term = <QUANTITY>",
-    "Element=<AccessionNumber> IE <Series> versus <Study>",
-    "IE <Unknown>",
-    "Unrecognized SOP Class",
-    "The VR checker does not support",
-    "Check for template constraints not yet supported",
-)
-"""Lines of the public validators that say nothing about the object: measured on objects that are right."""
 
 UNPARSABLE = (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError, TypeError, AttributeError, EOFError)
 BREAKS_A_RULE = (AttributeError, KeyError, ValueError, TypeError, IndexError)
@@ -66,21 +66,48 @@ class Judgement:
 def validate_files(files: Sequence[Path], *, source: Path | None) -> list[Judgement]:
     """Judge each file, with the others and the images in ``source`` as what it may speak of.
 
-    A file that cannot be parsed is a problem of that file. Raises NotDicom if ``source`` holds no image.
+    A file that cannot be parsed is a problem of that file; a program that is not installed is said once. Raises
+    NotDicom if ``source`` holds no image.
     """
+    missing: set[str] = set()
+    return [
+        _judgement(file, subject, missing)
+        if subject is not None
+        else Judgement(file=file, problems=[NO_DICOM], programs=[])
+        for file, subject in subjects_in(files, source=source).items()
+    ]
+
+
+def subjects_in(files: Sequence[Path], *, source: Path | None) -> dict[Path, Subject | None]:
+    """What each file holds, ready to be judged; None for one that cannot be parsed."""
     datasets = {file: _read(file) for file in files}
-    sources = _images_in(source) if source else {}
-    results = {str(dataset.get("SOPInstanceUID")): dataset for dataset in datasets.values() if dataset}
-    judgements = []
-    for file, dataset in datasets.items():
-        if dataset is None:
-            judgements.append(Judgement(file=file, problems=[NO_DICOM], programs=[]))
-            continue
-        subject = Subject(dataset=dataset, results=results, sources=sources)
-        programs = _programs_for(dataset)
-        problems = [*judge(subject), *(problem for program in programs for problem in _run(program, file))]
-        judgements.append(Judgement(file=file, problems=problems, programs=[Path(each[0]).name for each in programs]))
-    return judgements
+    found = [dataset for dataset in datasets.values() if dataset is not None]
+    sources = _images_in(source, but={file.resolve() for file in files}) if source else {}
+    uids = Counter(str(dataset.get("SOPInstanceUID")) for dataset in found)
+    every = Subject(
+        dataset=Dataset(),
+        results={str(dataset.get("SOPInstanceUID")): dataset for dataset in found},
+        sources=sources,
+        repeated_uids=frozenset(uid for uid, count in uids.items() if count > 1),
+    )
+    return {
+        file: replace(every, dataset=dataset) if dataset is not None else None for file, dataset in datasets.items()
+    }
+
+
+def _judgement(file: Path, subject: Subject, missing: set[str]) -> Judgement:
+    """What our rules and the programs say of one file. ``missing``: the programs of which that was said before."""
+    problems = list(judge(subject))
+    asked = []
+    for program in programs_for(subject.dataset, has_sources=bool(subject.sources)):
+        path = path_of(program.name)
+        if path is not None:
+            asked.append(program.name)
+            problems += said_of(file, program, path, files_to_compare_with(subject.sources))
+        elif program.name not in missing:
+            missing.add(program.name)
+            problems.append(is_missing(program.name))
+    return Judgement(file=file, problems=problems, programs=asked)
 
 
 def judge(subject: Subject) -> Iterator[Problem]:
@@ -89,92 +116,45 @@ def judge(subject: Subject) -> Iterator[Problem]:
         try:
             yield from list(rule(subject))
         except BREAKS_A_RULE as error:
-            yield Problem(
-                rule="structure",
-                where=rule.__name__,
-                expected="a dataset that this rule can read",
-                found=f"{type(error).__name__}: an attribute that it needs is absent or malformed",
-                section="PS3.3 A",
+            yield problems_of("structure", "PS3.3 A")(
+                rule.__name__,
+                "a dataset that this rule can read",
+                f"{type(error).__name__}: an attribute that it needs is absent or malformed",
             )
 
 
 def rules_for(dataset: Dataset) -> tuple[Rule, ...]:
     """The rules for an object's SOP class."""
-    if dataset.get("SOPClassUID") in SEG_CLASSES:
-        return (*COMMON, *SEGMENTATION)
-    if dataset.get("SOPClassUID") in SR_CLASSES:
-        return (*COMMON, *REPORT) if dataset.SOPClassUID != KEY_OBJECTS else (*COMMON, *REPORT[4:5])
-    return COMMON
-
-
-def _programs_for(dataset: Dataset) -> list[list[str]]:
-    """The commands of the installed validators that know the object's class."""
-    wanted: list[list[str]] = []
-    if dataset.get("SOPClassUID") != LABEL_MAP:
-        wanted.append(["dciodvfy", "-new"])
-    if dataset.get("SOPClassUID") in SR_CLASSES:
-        wanted.append(["dsrdump"])
-    return [[path, *command[1:]] for command in wanted if (path := _find(command[0]))]
-
-
-def _find(name: str) -> str | None:
-    beside_python = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    return shutil.which(name, path=beside_python)
-
-
-def _run(command: Sequence[str], file: Path) -> Iterator[Problem]:
-    name = Path(command[0]).name
-    try:
-        done = subprocess.run(
-            [*command, str(file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=PROGRAM_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        yield _said_by(name, f"no answer within {PROGRAM_TIMEOUT_S} s", Severity.WARNING)
-        return
-    for line in done.stdout.splitlines():
-        severity = _severity(line)
-        if severity is not None and not any(noise in line for noise in NOISE):
-            yield _said_by(name, line.strip(), severity)
-
-
-def _severity(line: str) -> Severity | None:
-    if line.startswith(("Error", "E:", "F:")):
-        return Severity.ERROR
-    if line.startswith(("Warning", "W:")):
-        return Severity.WARNING
-    return None
-
-
-def _said_by(name: str, line: str, severity: Severity) -> Problem:
-    return Problem(
-        rule=name, where="the file", expected="no complaint", found=line, section=f"as {name} says", severity=severity
-    )
+    return (*COMMON, *RULES.get(str(dataset.get("SOPClassUID")), ()))
 
 
 def _read(file: Path) -> Dataset | None:
-    try:
-        dataset = pydicom.dcmread(file)
-        return dataset if "SOPClassUID" in dataset else None
-    except UNPARSABLE:
-        return None
+    """A DICOM file, or what can be read of one that lacks its own header; another rule says that it does."""
+    for force in (False, True):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is odd about it, rules say
+                dataset = pydicom.dcmread(file, force=force)
+        except UNPARSABLE:
+            continue
+        if dataset.get("SOPClassUID"):
+            if not hasattr(dataset, "file_meta"):
+                dataset.file_meta = FileMetaDataset()
+            return dataset
+    return None
 
 
-def _images_in(folder: Path) -> Mapping[str, Dataset]:
+def _images_in(folder: Path, *, but: set[Path]) -> Mapping[str, Dataset]:
+    """The images in a folder: what is judged, and results of others, are not what something was made from."""
     images = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file():
+        if not path.is_file() or path.resolve() in but:
             continue
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except UNPARSABLE:
             continue  # not an image
-        if "SOPInstanceUID" in header and header.get("SOPClassUID") not in (*SEG_CLASSES, *SR_CLASSES):
+        if "SOPInstanceUID" in header and header.get("SOPClassUID") not in NOT_SOURCES:
             images[str(header.SOPInstanceUID)] = header
     if not images:
         raise NotDicom(f"expected the source's images in {folder}, found none; name the folder that holds them")

@@ -211,7 +211,7 @@ def _show(outcomes: Sequence["Outcome"]) -> None:
 @click.option("--source", type=FOLDER, help="A folder with the images that the objects were made from.")
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 def validate(files: Sequence[Path], source: Path | None, as_json: bool) -> None:  # noqa: FBT001  # as above
-    """Judge result objects, anybody's: SEG, SR, and what is said about them by the validators installed."""
+    """Judge result objects, anybody's: SEG, SR, map, KOS, GSPS, by our rules and the validators that are installed."""
     from coread.dicom_sr.validation.run import validate_files
 
     judgements = validate_files(files, source=source)

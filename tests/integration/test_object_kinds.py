@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
@@ -23,6 +24,7 @@ from coread.dicom_sr.frames import binary_frames, fractional_frames, label_map_f
 from coread.dicom_sr.key_findings import outlines_in_report
 from coread.dicom_sr.segmentation import describe_segment, encode_segmentation, segment_numbers
 from coread.dicom_sr.structure_set import rings_in
+from coread.dicom_sr.validation.run import judge, subjects_in
 from coread.errors import ResultError
 from coread.findings import Classification, Findings, NotEvaluated, ScalarMap
 from coread.objects import ObjectKind
@@ -131,6 +133,29 @@ def test_every_kind_is_written_and_dciodvfy_finds_nothing(
     _, said = output_of("dcentvfy", *sorted(tmp_path.glob("source*.dcm")), *paths)
     unknown = ("IE <Unknown>", "Unrecognized SOP Class")
     assert [line for line in complaints(said) if not any(each in line for each in unknown)] == []
+
+
+def test_coread_validate_finds_nothing_in_them(
+    case: tuple[SourceVolume, dict[ObjectKind, ResultObject]], tmp_path: Path
+) -> None:
+    source, objects = case
+    (tmp_path / "source").mkdir()
+    for index, image in enumerate(source.images):
+        image.save_as(tmp_path / "source" / f"{index}.dcm", enforce_file_format=True)
+    for kind, result in objects.items():
+        (tmp_path / f"{kind}.dcm").write_bytes(result.file())
+    subjects = subjects_in(sorted(tmp_path.glob("*.dcm")), source=tmp_path / "source")
+    for path, subject in subjects.items():
+        assert subject is not None
+        assert list(judge(subject)) == [], path.stem
+
+
+def test_what_is_encoded_is_written_as_it_is(case: tuple[SourceVolume, dict[ObjectKind, ResultObject]]) -> None:
+    """Reading back must not turn the functional groups into thousands of objects, which take long to write."""
+    source, _ = case
+    for result in encode_findings(everything_in(source, 1, 2), source=source.as_source, identity=identity(), kinds=ALL):
+        if "SegmentSequence" in result.dataset or result.kind is ObjectKind.MAP:
+            assert isinstance(result.dataset.get_item("PerFrameFunctionalGroupsSequence"), RawDataElement), result.kind
 
 
 def test_the_same_job_gives_the_same_bytes_of_every_kind(
