@@ -1,14 +1,19 @@
 """Findings → Grayscale Softcopy Presentation State (PS3.3 A.33.1): outlines over the source images."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import highdicom as hd
 from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DSfloat
 
+from coread.dicom_sr.display import NARROWEST, window_of
 from coread.dicom_sr.header import say_body_part, series_number
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.outlines import Points, regions_of
 from coread.dicom_sr.segmentation import tracking_uid
-from coread.dicom_sr.source import Source
+from coread.dicom_sr.source import Plane, Source
 from coread.findings import Findings, Structure
 from coread.objects import ObjectKind
 
@@ -32,12 +37,14 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
     ]
     images: dict[str, Dataset] = {}
     annotations = []
+    shown: list[Plane] = []
     for index, plane in enumerate(source.planes):
         for layer, structure in zip(layers, findings.present, strict=True):
             mask = labels[index] == structure.label
             rings = [ring for region in regions_of(mask) for ring in (region.outer, *region.holes)]
             if rings:
                 image = images.setdefault(str(plane.image.SOPInstanceUID), source.image_of(plane))
+                shown += [plane] if plane not in shown[-1:] else []
                 annotations.append(
                     hd.pr.GraphicAnnotation(
                         referenced_images=[image],
@@ -61,6 +68,7 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
         graphic_annotations=annotations,
         graphic_layers=layers,
         content_creator_name="Coread^AI",
+        **_grey(shown, images, source),
     )
     for area in dataset.DisplayedAreaSelectionSequence:
         # Pixels as they are in the patient: the encoder calls them square, which bends what is not.
@@ -68,6 +76,55 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
         area.PresentationPixelSpacing = source.header.PixelSpacing
     say_body_part(dataset, source.header)
     return dataset
+
+
+def _grey(shown: Sequence[Plane], images: Mapping[str, Dataset], source: Source) -> dict[str, Any]:
+    """How grey values become what is seen. The Modality LUT is one for all images of a presentation state; where the
+    images' own differ (as in PET), it is the identity, and each image's window is in its stored values.
+    """
+    slopes = [(plane.number("RescaleSlope") or 1.0, plane.number("RescaleIntercept") or 0.0) for plane in shown]
+    alike = len(set(slopes)) == 1
+    slope, intercept = slopes[0] if alike else (1.0, 0.0)
+    rescale_type = source.header.get("RescaleType") if alike else None
+    windows: dict[tuple[float, float], list[Plane]] = {}
+    for plane, (own_slope, own_intercept) in zip(shown, slopes, strict=True):
+        centre, width = window_of(plane, source)
+        if not alike:
+            centre, width = (centre - own_intercept) / own_slope, max(width / abs(own_slope), NARROWEST)
+        windows.setdefault((centre, width), []).append(plane)
+    return {
+        "modality_lut_transformation": hd.ModalityLUTTransformation(
+            rescale_slope=slope, rescale_intercept=intercept, rescale_type=rescale_type or "US"
+        ),
+        "voi_lut_transformations": [
+            hd.pr.SoftcopyVOILUTTransformation(
+                window_center=_ds(centre),
+                window_width=_ds(width),
+                referenced_images=_references(planes, images) if len(windows) > 1 else None,
+            )
+            for (centre, width), planes in windows.items()
+        ],
+    }
+
+
+def _references(planes: Sequence[Plane], images: Mapping[str, Dataset]) -> hd.ReferencedImageSequence:
+    """The planes, each image once, with its frames if it has several."""
+    frames: dict[str, list[int]] = {}
+    for plane in planes:
+        frames.setdefault(str(plane.image.SOPInstanceUID), []).extend(plane.frames or [])
+    items = [
+        hd.ReferencedImageSequence([images[uid]], referenced_frame_number=numbers or None)
+        for uid, numbers in frames.items()
+    ]
+    references = items[0]
+    for each in items[1:]:
+        references.extend(each)
+    return references
+
+
+def _ds(value: float) -> float:
+    """As exactly as a decimal string of 16 characters can say it."""
+    return float(DSfloat(value, auto_format=True))
 
 
 def _graphic(ring: Points, structure: Structure, identity: ResultIdentity) -> hd.pr.GraphicObject:

@@ -15,6 +15,7 @@ from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 from pydicom.valuerep import DSfloat
 
+from coread.dicom_sr.display import window_of
 from coread.dicom_sr.header import new_dataset, say_body_part
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.source import Plane, Source
@@ -54,7 +55,8 @@ def encode_secondary_capture(findings: Findings, source: Source, identity: Resul
     dataset.LossyImageCompression = str(source.header.get("LossyImageCompression") or "00")
     dataset.FrameOfReferenceUID = source.header.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator", "")
-    window = _window(source)
+    centre, width = window_of(source.planes[0], source)
+    window = (centre - width / 2, centre + width / 2)
     pictures = [_picture(index, findings, source, identity, scale=scale, window=window) for index in shown]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.Rows, dataset.Columns = pictures[0].shape[:2]
@@ -118,24 +120,6 @@ def _with_legend(picture: NDArray[np.uint8], findings: Findings, identity: Resul
     for line, structure in enumerate(findings.present, start=1):
         draw.text((MARGIN, MARGIN + line * LINE_HEIGHT), structure.name, fill=structure.colour)
     return np.asarray(image)
-
-
-def _window(source: Source) -> tuple[float, float]:
-    """Lowest and highest value shown: the sender's window, else what 98 % of the values span."""
-    assert source.volume is not None  # noqa: S101  # the caller has looked
-    centre, width = (_first(source.planes[0].get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
-    if centre is not None and width is not None and width > 0:
-        return centre - width / 2, centre + width / 2
-    low, high = np.percentile(source.volume.array, (1, 99))
-    return float(low), max(float(high), float(low) + 1e-3)
-
-
-def _first(value: object) -> float | None:
-    values = [value] if isinstance(value, str | float | int) else list(value or [])  # type: ignore[call-overload]
-    try:
-        return float(values[0]) if values else None
-    except (TypeError, ValueError):
-        return None
 
 
 def _describe(dataset: Dataset, planes: list[Plane], findings: Findings, source: Source, scale: int) -> None:

@@ -1,11 +1,13 @@
 """The images that a result speaks of: one plane after the other, whether each is a file or a frame of one."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     CTImageStorage,
     MRImageStorage,
@@ -65,6 +67,16 @@ class Plane:
         if self.frame is not None and keyword in _FUNCTIONAL_GROUP:
             return self._in_groups(_FUNCTIONAL_GROUP[keyword], keyword)
         return self.image.get(keyword)
+
+    def number(self, keyword: str) -> float | None:
+        """The first value of an attribute as a finite number; None if it has none."""
+        value = self.get(keyword)
+        values = list(value) if isinstance(value, MultiValue | list) else [value]
+        try:
+            number = float(values[0])
+        except (TypeError, ValueError, IndexError):
+            return None
+        return number if math.isfinite(number) else None
 
     def _in_groups(self, sequence: str, keyword: str) -> Any:
         per_frame = self.image.get("PerFrameFunctionalGroupsSequence") or []

@@ -293,6 +293,28 @@ def test_outlines_are_in_the_image_where_pixels_are_square_else_in_the_patient()
             assert outline.points.shape[1] == (2 if in_image else 3)
 
 
+def test_a_presentation_state_shows_each_image_in_its_own_window() -> None:
+    """In PET each image has a Rescale Slope of its own, and a presentation state has one for all."""
+    images = single_frames("axial")
+    for index, image in enumerate(images):
+        image.RescaleSlope, image.RescaleIntercept = str(0.5 * (index + 1)), "-10"
+        image.WindowCenter, image.WindowWidth = ["100", "40"], ["80", "400"]
+    source = build_volume(images)
+    results = encode_findings(
+        findings_in(source, 1, 2), source=source.as_source, identity=identity(), kinds=frozenset({ObjectKind.GSPS})
+    )
+    state = next(result.dataset for result in results if result.kind is ObjectKind.GSPS)
+    assert (state.RescaleSlope, state.RescaleIntercept) == (1, 0)
+    windows = {
+        item.ReferencedImageSequence[0].ReferencedSOPInstanceUID: (item.WindowCenter, item.WindowWidth)
+        for item in state.SoftcopyVOILUTSequence
+    }
+    assert len(windows) == 5  # the slices that show something
+    for image in images[1:]:
+        slope = float(image.RescaleSlope)
+        assert windows[image.SOPInstanceUID] == pytest.approx(((100 + 10) / slope, 80 / slope))
+
+
 def test_classes_absence_and_refusal_are_said(case: tuple[SourceVolume, dict[ObjectKind, ResultObject]]) -> None:
     _, objects = case
     (group,) = groups_of(objects[ObjectKind.SR_CLASSIFICATION].dataset).get_image_measurement_groups()
