@@ -61,12 +61,12 @@ def test_series_of_real_scanners_give_valid_objects(folder: str, real_data: Path
 
 def series_in(folder: Path) -> list[list[Dataset]]:
     """The images in a folder, by series, without segmentations."""
-    found = defaultdict(list)
+    found: defaultdict[str, list[Dataset]] = defaultdict(list)
     for path in sorted(folder.rglob("*")):
         try:
             image = pydicom.dcmread(path)
         except (pydicom.errors.InvalidDicomError, OSError):
             continue
-        if "PixelData" in image and image.get("Modality") != "SEG":
+        if "PixelData" in image and "SeriesInstanceUID" in image and image.get("Modality") != "SEG":
             found[image.SeriesInstanceUID].append(image)
     return list(found.values())
