@@ -90,12 +90,12 @@ def frame_moments(dataset: Dataset) -> NDArray[np.float64]:
     """The moments of each frame's pixels, shape (frames, 6), of a BINARY or FRACTIONAL segmentation."""
     if dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed:
         packed = np.frombuffer(dataset.PixelData, np.uint8)
-        return _moments_of_bits(packed, int(dataset.NumberOfFrames), dataset.Rows, dataset.Columns)
+        return moments_of_bits(packed, int(dataset.NumberOfFrames), dataset.Rows, dataset.Columns)
     return np.array([_moments(np.ascontiguousarray(frame, np.float64)) for frame in frames_of(dataset)])
 
 
 @numba.njit(cache=True, parallel=True)
-def _moments_of_bits(packed: NDArray[np.uint8], frames: int, rows: int, columns: int) -> NDArray[np.float64]:
+def moments_of_bits(packed: NDArray[np.uint8], frames: int, rows: int, columns: int) -> NDArray[np.float64]:
     size = rows * columns
     found = np.zeros((frames, 6))
     for frame in numba.prange(frames):

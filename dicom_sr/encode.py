@@ -6,9 +6,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import highdicom as hd
+import numpy as np
 from pydicom.dataset import Dataset
 
 from coread.dicom_sr import proof
+from coread.dicom_sr.decode import moments_of_bits
+from coread.dicom_sr.frames import binary_frames
 from coread.dicom_sr.header import complete_header
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.key_findings import encode_key_findings, outlines_in_report
@@ -24,6 +27,7 @@ from coread.dicom_sr.statements import encode_absence, encode_classification, en
 from coread.dicom_sr.structure_set import encode_structure_set, rings_in
 from coread.findings import Findings, NotEvaluated
 from coread.objects import ObjectKind, Profile, wanted_objects
+from coread.volume import count_by_slice
 
 SEGMENTATIONS = (
     ObjectKind.SEG,
@@ -92,6 +96,16 @@ def encode_refusal(
     kind = ObjectKind.SR_NOT_EVALUATED
     complete_header(dataset, source.header, identity, description=DESCRIPTIONS[kind])
     return (ResultObject(kind=kind, dataset=dataset),)
+
+
+def warm_up() -> None:
+    """Have the kernels compiled before the first study waits for them: seconds, once on a machine."""
+    labels, numbers = np.ones((2, 4, 4), np.uint8), np.arange(256).astype(np.uint8)
+    for size in (4, 3):  # whole bytes or not are two kernels
+        binary_frames(np.ascontiguousarray(labels[:, :size, :size]), numbers)
+    count_by_slice(labels)
+    proof.moments_by_label(labels)
+    moments_of_bits(np.frombuffer(bytes(4), np.uint8), 2, 4, 4)
 
 
 def _objects(

@@ -231,7 +231,7 @@ def _segment_clouds(segmentation: Dataset) -> dict[int, Cloud]:
     sums: dict[int, NDArray[np.float64]] = {}
     if segmentation.SegmentationType == "LABELMAP":
         for geometry, frame in zip(geometries, frames_of(segmentation), strict=True):
-            moments = _moments_by_label(np.ascontiguousarray(frame[None], np.uint8))[0]
+            moments = moments_by_label(np.ascontiguousarray(frame[None], np.uint8))[0]
             for number in np.flatnonzero(moments[:, 0]):
                 _add(sums, int(number), moments[number], geometry.affine)
     else:
@@ -251,7 +251,7 @@ def _expected_clouds(findings: Findings, segmentation: Dataset) -> dict[int, Clo
             )
             for structure in findings.present
         }
-    moments = _moments_by_label(labels.array)
+    moments = moments_by_label(labels.array)
     return {structure.label: Cloud.of(_sums_of(moments[:, structure.label], labels)) for structure in findings.present}
 
 
@@ -284,8 +284,8 @@ def _add(
 
 
 @numba.njit(cache=True, parallel=True)
-def _moments_by_label(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Shape (slices, 256, 6): see ``decode.MOMENTS``."""
+def moments_by_label(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Shape (slices, 256, 6): see ``decode.MOMENTS``. ``labels``: (slice, row, column)."""
     found = np.zeros((labels.shape[0], 256, 6))
     for index in numba.prange(labels.shape[0]):
         for row in range(labels.shape[1]):

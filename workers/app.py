@@ -10,6 +10,7 @@ from celery.signals import setup_logging, worker_ready
 
 from coread.archive import Archive
 from coread.broker import QUEUE, RUN_JOB, make_app
+from coread.dicom_sr.encode import warm_up
 from coread.ledger import Ledger
 from coread.logs import logger
 from coread.models.catalogue import InstalledModel, check_routes, find_model, installed_models
@@ -27,6 +28,7 @@ def run_worker(settings: Settings) -> None:
     warm = warm_models(settings, models)
     for name in {name for route in settings.route for name in route.models}:
         warm(name)
+    warm_up()
     with Archive(f"http://127.0.0.1:{settings.orthanc.http_port}") as archive:
         runner = JobRunner(
             archive=archive,

@@ -18,8 +18,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from coread import codes
-from coread.dicom_sr import proof
-from coread.dicom_sr.encode import ResultObject, encode_findings, encode_refusal
+from coread.dicom_sr import frames, proof
+from coread.dicom_sr.decode import moments_of_bits
+from coread.dicom_sr.encode import ResultObject, encode_findings, encode_refusal, warm_up
 from coread.dicom_sr.frames import binary_frames, fractional_frames, label_map_frames
 from coread.dicom_sr.key_findings import outlines_in_report
 from coread.dicom_sr.segmentation import describe_segment, encode_segmentation, segment_numbers
@@ -28,6 +29,7 @@ from coread.dicom_sr.validation.run import judge, subjects_in
 from coread.errors import ResultError
 from coread.findings import Classification, Findings, NotEvaluated, ScalarMap
 from coread.objects import ObjectKind
+from coread.volume import count_by_slice
 from coread.workers.volume import SourceVolume, build_volume
 from tests.integration.test_result_objects import complaints, findings_in
 from tests.support import PLANES, enhanced, identity, images_of, output_of, texts, volume_in_plane
@@ -422,9 +424,9 @@ def test_label_map_and_fractional_frames_hold_what_they_are_given() -> None:
     array[3] = 0
     numbers = np.zeros(256, np.uint8)
     numbers[[1, 3]] = [1, 2]
-    frames = label_map_frames(array, numbers)
-    assert frames.planes.tolist() == [0, 1, 2, 4]
-    values = np.frombuffer(frames.pixels, np.uint8)[: 4 * 42].reshape(4, 6, 7)
+    label_map = label_map_frames(array, numbers)
+    assert label_map.planes.tolist() == [0, 1, 2, 4]
+    values = np.frombuffer(label_map.pixels, np.uint8)[: 4 * 42].reshape(4, 6, 7)
     assert np.array_equal(values, numbers[array][[0, 1, 2, 4]])
     probability = np.linspace(0, 1, array.size, dtype=np.float32).reshape(array.shape)
     fractional = fractional_frames([probability, np.zeros_like(probability)])
@@ -517,3 +519,12 @@ def test_wrong_pixels_stop_the_job() -> None:
     rings[1][0] = rings[1][0] + [0.0, 0.0, 1.5]
     with pytest.raises(ResultError, match="contour"):
         proof.prove_contours(rings, findings)
+
+
+def test_after_warming_up_nothing_is_left_to_compile() -> None:
+    warm_up()
+    kernels = (frames._present, frames._set_bits_in_parallel, moments_of_bits, proof.moments_by_label, count_by_slice)
+    compiled = [len(kernel.signatures) for kernel in kernels]
+    source = build_volume(images_of(volume_in_plane("oblique", shape=(6, 20, 16))))
+    encode_findings(findings_in(source, 1, 2), source=source.as_source, identity=identity())
+    assert [len(kernel.signatures) for kernel in kernels] == compiled
