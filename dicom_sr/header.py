@@ -2,6 +2,7 @@
 
 import zlib
 from datetime import datetime
+from typing import Any
 
 from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -39,6 +40,17 @@ def series_number(identity: ResultIdentity, kind: ObjectKind) -> int:
     """The number of the series that this kind of object of this model has to itself."""
     block = zlib.crc32(identity.model.encode()) % BLOCKS
     return FIRST_SERIES_NUMBER + block * SERIES_NUMBERS_PER_MODEL + list(ObjectKind).index(kind)
+
+
+def in_series(identity: ResultIdentity, kind: ObjectKind, *, part: str | None = None) -> dict[str, Any]:
+    """What each of highdicom's encoders asks for: a series with one instance, for a kind of object or a part of it."""
+    return {
+        "series_instance_uid": identity.uid("series", part or kind),
+        "series_number": series_number(identity, kind),
+        "sop_instance_uid": identity.uid("instance", part or kind),
+        "instance_number": 1,
+        "manufacturer": identity.manufacturer,
+    }
 
 
 def series_description(identity: ResultIdentity, what: str) -> str:

@@ -4,7 +4,7 @@ import highdicom as hd
 from pydicom.dataset import Dataset
 
 from coread import codes
-from coread.dicom_sr.header import series_number
+from coread.dicom_sr.header import in_series
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.report import device_observer
 from coread.dicom_sr.source import Source
@@ -25,11 +25,7 @@ def encode_key_objects(findings: Findings, source: Source, identity: ResultIdent
             observer_device_context=device_observer(identity),
             description=f"Largest extent of: {names}",
         ),
-        series_instance_uid=identity.uid("series", ObjectKind.KOS),
-        series_number=series_number(identity, ObjectKind.KOS),
-        sop_instance_uid=identity.uid("instance", ObjectKind.KOS),
-        instance_number=1,
-        manufacturer=identity.manufacturer,
+        **in_series(identity, ObjectKind.KOS),
     )
     for item in document.ContentSequence:
         if item.ValueType in ("IMAGE", "COMPOSITE"):

@@ -7,7 +7,7 @@ from pydicom.sequence import Sequence as DicomSequence
 
 from coread import codes
 from coread.dicom_sr.frames import Frames, write_functional_groups, write_referenced_series
-from coread.dicom_sr.header import code_item, pin_dimensions, plain, say_body_part, series_number
+from coread.dicom_sr.header import code_item, in_series, pin_dimensions, plain, say_body_part
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.source import Source
 from coread.findings import ScalarMap
@@ -26,11 +26,6 @@ def encode_parametric_map(
     template = hd.pm.ParametricMap(
         source_images=[source.template],
         pixel_array=values[:1],
-        series_instance_uid=identity.uid("series", part),
-        series_number=series_number(identity, ObjectKind.MAP),
-        sop_instance_uid=identity.uid("instance", part),
-        instance_number=1,
-        manufacturer=identity.manufacturer,
         manufacturer_model_name=identity.model,
         software_versions=identity.version,
         device_serial_number=identity.digest[:16],
@@ -56,6 +51,7 @@ def encode_parametric_map(
         content_label="MAP",
         content_description=scalar_map.name[:64],
         content_creator_name="Coread^AI",
+        **in_series(identity, ObjectKind.MAP, part=part),
     )
     dataset = plain(template)
     pin_dimensions(dataset, identity, ObjectKind.MAP)

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat
 
 from coread.dicom_sr.display import NARROWEST, window_of
-from coread.dicom_sr.header import say_body_part, series_number
+from coread.dicom_sr.header import in_series, say_body_part
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.outlines import Points, regions_of
 from coread.dicom_sr.segmentation import tracking_uid
@@ -55,11 +55,6 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
                 )
     dataset: Dataset = hd.pr.GrayscaleSoftcopyPresentationState(
         referenced_images=list(images.values()),
-        series_instance_uid=identity.uid("series", ObjectKind.GSPS),
-        series_number=series_number(identity, ObjectKind.GSPS),
-        sop_instance_uid=identity.uid("instance", ObjectKind.GSPS),
-        instance_number=1,
-        manufacturer=identity.manufacturer,
         manufacturer_model_name=identity.model,
         software_versions=identity.version,
         device_serial_number=identity.digest[:16],
@@ -69,6 +64,7 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
         graphic_layers=layers,
         content_creator_name="Coread^AI",
         **_grey(shown, images, source),
+        **in_series(identity, ObjectKind.GSPS),
     )
     for area in dataset.DisplayedAreaSelectionSequence:
         # Pixels as they are in the patient: the encoder calls them square, which bends what is not.

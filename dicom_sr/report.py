@@ -13,7 +13,7 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
 from coread import codes
-from coread.dicom_sr.header import series_number
+from coread.dicom_sr.header import in_series
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Plane, Source
@@ -85,14 +85,10 @@ def document(
     report = hd.sr.Comprehensive3DSR(
         evidence=[*source.instances, *evidence],
         content=content,
-        series_instance_uid=identity.uid("series", kind),
-        series_number=series_number(identity, kind),
-        sop_instance_uid=identity.uid("instance", kind),
-        instance_number=1,
-        manufacturer=identity.manufacturer,
         is_complete=True,
         is_final=False,
         is_verified=False,
+        **in_series(identity, kind),
     )
     _write_meanings_exactly(report)
     return report

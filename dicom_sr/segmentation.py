@@ -21,7 +21,7 @@ from coread.dicom_sr.frames import (
     write_functional_groups,
     write_referenced_series,
 )
-from coread.dicom_sr.header import pin_dimensions, plain, series_number
+from coread.dicom_sr.header import in_series, pin_dimensions, plain
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.source import Source
 from coread.findings import Findings, Structure
@@ -102,11 +102,6 @@ def _header(present: Sequence[Structure], source: Source, identity: ResultIdenti
         segment_descriptions=[
             describe_segment(number, structure, identity) for number, structure in enumerate(present, start=1)
         ],
-        series_instance_uid=identity.uid("series", kind),
-        series_number=series_number(identity, kind),
-        sop_instance_uid=identity.uid("instance", kind),
-        instance_number=1,
-        manufacturer=identity.manufacturer,
         manufacturer_model_name=identity.model,
         software_versions=identity.version,
         device_serial_number=identity.digest[:16],
@@ -115,6 +110,7 @@ def _header(present: Sequence[Structure], source: Source, identity: ResultIdenti
         content_label="SEGMENTATION",
         content_description=identity.title,
         content_creator_name="Coread^AI",
+        **in_series(identity, kind),
     )
     return plain(segmentation)
 

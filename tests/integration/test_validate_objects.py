@@ -26,9 +26,8 @@ from pydicom.uid import (
 from coread.dicom_files import write_files
 from coread.dicom_sr.validation.problem import Problem, Severity
 from coread.dicom_sr.validation.run import judge, subjects_in, validate_files
+from tests.integration.test_validate import Harm, all_of, drop, put
 from tests.support import enhanced, images_of, volume_in_plane
-
-Harm = Callable[[Dataset], None]
 
 MAKER: dict[str, Any] = {
     "series_number": 900,
@@ -359,27 +358,6 @@ def move_first_frame(dataset: Dataset) -> None:
     position = dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
     x, y, z = (float(each) for each in position.ImagePositionPatient)
     position.ImagePositionPatient = [x, y, z + 1]
-
-
-def put(keyword: str, value: object) -> Harm:
-    return lambda dataset: setattr(dataset, keyword, value)
-
-
-def drop(keyword: str) -> Harm:
-    def harm(dataset: Dataset) -> None:
-        del dataset[keyword]
-
-    return harm
-
-
-def all_of(*changes: Harm) -> Harm:
-    """One change after the other."""
-
-    def harm(dataset: Dataset) -> None:
-        for change in changes:
-            change(dataset)
-
-    return harm
 
 
 def at(path: str, change: Harm) -> Harm:
