@@ -37,7 +37,7 @@ def ct_series() -> list[Dataset]:
         modality="CT",
         name="benchmark",
         patient_id="BENCHMARK",
-        patient_name="BENCHMARK",
+        patient_name="BENCHMARK^GENERATED",
         study_description="generated",
         series_description="generated",
         body_part="ABDOMEN",
