@@ -80,7 +80,7 @@ def prove_outline(ring: NDArray[np.float64], mask: NDArray[np.bool_], what: str)
         raise _not_read_back(what, "an outline of something", "one of nothing")
     sizes = ndimage.sum_labels(mask, parts, range(1, count + 1))
     filled = [
-        ndimage.binary_fill_holes(parts == index)
+        ndimage.binary_fill_holes(parts == index, structure=np.ones((3, 3)))  # what touches outside by a corner is none
         for index, size in enumerate(sizes, start=1)
         if size == max(sizes)  # of several as large, any may be meant
     ]

@@ -13,7 +13,7 @@ from typing import Any
 from coread.dicom_sr.encode import ResultObject, encode_findings, encode_refusal
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.segmentation import tracking_uid
-from coread.dicom_sr.source import Plane, Source
+from coread.dicom_sr.source import Source, planes_of
 from coread.errors import InputError
 from coread.findings import Findings, NotEvaluated
 from coread.models.runner import BundleRunner
@@ -112,7 +112,7 @@ def explain_refusal(
     series_instance_uid = ""
     if candidates:
         series_instance_uid = candidates[0].series_instance_uid
-        source = Source(planes=[Plane(image=candidates[0].header)])
+        source = Source(planes=[next(planes_of(candidates[0].header))])
         not_evaluated = NotEvaluated(structures=sought(runner.model.manifest), reason=str(error))
         objects = encode_refusal(not_evaluated, source=source, identity=identity)
     summary = _summary(study, series_instance_uid, Findings(), objects, identity, runner)

@@ -13,6 +13,8 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
@@ -528,3 +530,45 @@ def test_after_warming_up_nothing_is_left_to_compile() -> None:
     source = build_volume(images_of(volume_in_plane("oblique", shape=(6, 20, 16))))
     encode_findings(findings_in(source, 1, 2), source=source.as_source, identity=identity())
     assert [len(kernel.signatures) for kernel in kernels] == compiled
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    plane=st.sampled_from(sorted(PLANES)),
+    shape=st.tuples(st.integers(2, 5), st.integers(1, 24), st.integers(1, 24)),
+    spacing=st.tuples(*[st.floats(0.3, 6.0)] * 3),
+    shear=st.floats(-0.9, 0.9),
+    is_enhanced=st.booleans(),
+    density=st.sampled_from([0.02, 0.3, 0.6, 0.95]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_whatever_is_found_can_be_written_and_proven(
+    plane: str,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    shear: float,
+    is_enhanced: bool,
+    density: float,
+    seed: int,
+) -> None:
+    """The proof stops what is wrong; it must not stop what is right, however odd the mask."""
+    images = images_of(volume_in_plane(plane, shape=shape, spacing=spacing))
+    for index, image in enumerate(images):
+        position = np.array(image.ImagePositionPatient, float)
+        along_row = np.array(image.ImageOrientationPatient, float)[:3]
+        image.ImagePositionPatient = [f"{x:.6f}" for x in position + shear * spacing[0] * index * along_row]
+    source = build_volume([enhanced(images)] if is_enhanced else images)
+    random = np.random.default_rng(seed)
+    array = ((random.random(shape) < density) * random.integers(1, 3, shape)).astype(np.uint8)
+    everything = everything_in(build_volume(single_frames("axial")), 1, 2)
+    probabilities = {label: np.where(array == label, 0.9, 0.1).astype(np.float32) for label in (1, 2)}
+    findings = Findings(
+        labels=source.volume.with_array(array),
+        structures=tuple(
+            replace(structure, voxels=int((array == structure.label).sum())) for structure in everything.structures
+        ),
+        probabilities=probabilities,
+        maps=(replace(everything.maps[0], volume=source.volume.with_array(probabilities[1])),),
+    )
+    for result in encode_findings(findings, source=source.as_source, identity=identity(), kinds=ALL):
+        assert result.file()

@@ -24,6 +24,21 @@ def test_rings_filled_are_the_mask_again(mask: np.ndarray) -> None:
     assert np.array_equal(in_one, mask)
 
 
+@settings(max_examples=200, deadline=None)
+@given(mask=MASKS)
+def test_the_outline_of_any_mask_is_accepted(mask: np.ndarray) -> None:
+    regions = regions_of(mask)
+    if regions:
+        prove_outline(regions[0].outer, mask, "outline")
+
+
+def test_a_bay_that_opens_at_a_corner_is_no_hole() -> None:
+    mask = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
+    (region,) = regions_of(mask)
+    assert region.holes == ()
+    prove_outline(region.outer, mask, "outline")
+
+
 def test_one_pixel_is_outlined_around_its_centre() -> None:
     mask = np.zeros((5, 7), bool)
     mask[3, 2] = True
