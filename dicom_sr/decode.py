@@ -16,7 +16,7 @@ from pydicom.pixels import iter_pixels
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FrameGeometry:
-    """``affine`` (4, 3): (row, column, 1) of a pixel → LPS in mm. ``segment``: the number it shows, 0 for none."""
+    """``affine`` (3, 3): (row, column, 1) of a pixel → LPS in mm. ``segment``: the number it shows, 0 for none."""
 
     affine: NDArray[np.float64]
     segment: int
@@ -97,7 +97,7 @@ def frame_moments(dataset: Dataset) -> NDArray[np.float64]:
 @numba.njit(cache=True, parallel=True)
 def moments_of_bits(packed: NDArray[np.uint8], frames: int, rows: int, columns: int) -> NDArray[np.float64]:
     size = rows * columns
-    found = np.zeros((frames, 6))
+    found = np.zeros((frames, MOMENTS))
     for frame in numba.prange(frames):
         start, end = frame * size, (frame + 1) * size
         for byte in range(start >> 3, (end + 7) >> 3):
@@ -118,7 +118,7 @@ def moments_of_bits(packed: NDArray[np.uint8], frames: int, rows: int, columns: 
 
 @numba.njit(cache=True)
 def _moments(frame: NDArray[np.float64]) -> NDArray[np.float64]:
-    found = np.zeros(6)
+    found = np.zeros(MOMENTS)
     for row in range(frame.shape[0]):
         for column in range(frame.shape[1]):
             weight = frame[row, column]

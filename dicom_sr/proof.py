@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 from skimage.measure import points_in_poly
 
-from coread.dicom_sr.decode import frame_geometries, frame_moments, frames_of
+from coread.dicom_sr.decode import MOMENTS, frame_geometries, frame_moments, frames_of
 from coread.dicom_sr.secondary_capture import legend_rows
 from coread.dicom_sr.source import Source
 from coread.errors import ResultError
@@ -286,7 +286,7 @@ def _add(
 @numba.njit(cache=True, parallel=True)
 def moments_by_label(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Shape (slices, 256, 6): see ``decode.MOMENTS``. ``labels``: (slice, row, column)."""
-    found = np.zeros((labels.shape[0], 256, 6))
+    found = np.zeros((labels.shape[0], 256, MOMENTS))
     for index in numba.prange(labels.shape[0]):
         for row in range(labels.shape[1]):
             for column in range(labels.shape[2]):
