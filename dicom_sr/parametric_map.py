@@ -7,7 +7,7 @@ from pydicom.sequence import Sequence as DicomSequence
 
 from coread import codes
 from coread.dicom_sr.frames import Frames, write_functional_groups, write_referenced_series
-from coread.dicom_sr.header import code_item, in_series, pin_dimensions, plain, say_body_part
+from coread.dicom_sr.header import code_item, in_series, pin_dimensions, plain
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.source import Source
 from coread.findings import ScalarMap
@@ -64,5 +64,6 @@ def encode_parametric_map(
     every_plane = Frames(pixels=b"", planes=np.arange(len(values)), segments=None)
     write_functional_groups(dataset, every_plane, source.planes, derivation=codes.SEGMENTATION)
     dataset.FloatPixelData = values.tobytes()
-    say_body_part(dataset, source.header)
+    if source.header.get("BodyPartExamined"):
+        dataset.BodyPartExamined = source.header.BodyPartExamined  # the laterality is the Frame Anatomy's
     return dataset

@@ -35,7 +35,6 @@ SINGLE_FRAME = {"CT": CTImageStorage, "MR": MRImageStorage, "PT": PositronEmissi
 """Modality → class of its single-frame images."""
 
 _OF_A_PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-_VALUES = ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _OF_MANY_FRAMES = (
     "NumberOfFrames",
@@ -63,10 +62,15 @@ class Plane:
     frame: int | None = None
 
     def get(self, keyword: str) -> Any:
-        """The value that an attribute has in this plane, wherever the image keeps it; None if it has none."""
-        if self.frame is not None and keyword in _FUNCTIONAL_GROUP:
-            return self._in_groups(_FUNCTIONAL_GROUP[keyword], keyword)
-        return self.image.get(keyword)
+        """The value that an attribute has in this plane, wherever the image keeps it; None if it has none that can be
+        read.
+        """
+        try:
+            if self.frame is not None and keyword in _FUNCTIONAL_GROUP:
+                return self._in_groups(_FUNCTIONAL_GROUP[keyword], keyword)
+            return self.image.get(keyword)
+        except (ValueError, TypeError, AttributeError):  # pydicom's, at a value that is not what its VR says
+            return None
 
     def number(self, keyword: str) -> float | None:
         """The first value of an attribute as a finite number; None if it has none."""
@@ -143,6 +147,7 @@ class Source:
         """The first plane's header with the ordinary mistakes mended, as a single-frame image would have it."""
         first = self.planes[0]
         header = repaired(first.image)
+        header.setdefault("Modality", "OT")
         if first.frame is not None:
             for keyword in _OF_MANY_FRAMES:
                 header.pop(keyword, None)
@@ -174,9 +179,9 @@ class Source:
             for keyword in _GROUPS:
                 if keyword in plane.image:
                     own[keyword] = plane.image[keyword]
-        for keyword in (*_OF_A_PLANE[:2], *_VALUES):
+        for keyword in _OF_A_PLANE[:2]:
             value = plane.get(keyword)
-            if value not in (None, "") and (plane.frame is not None or keyword in self.header):
+            if value not in (None, ""):
                 setattr(own, keyword, value)
         return Dataset({**self.header, **own})
 

@@ -83,7 +83,7 @@ def read_study(
             prediction.labels,
             chosen.source.volume,
             manifest=model.manifest,
-            modality=str(chosen.series.header.Modality),
+            modality=str(chosen.series.header.get("Modality", "")),
             probabilities=prediction.probabilities,
         )
     identity = _identity(runner, job_id=job_id, created_at=created_at)

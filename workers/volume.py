@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
+from pydicom.uid import UID
 
 from coread.dicom_sr.source import Plane, Source, planes_of
 from coread.errors import GeometryError, NotDicom
@@ -86,10 +87,17 @@ def build_volume(images: Sequence[Dataset]) -> SourceVolume:
 
 
 def _check_identities(images: Sequence[Dataset]) -> None:
-    """Raises GeometryError if two images call themselves the same: results could not say which of them is meant."""
+    """Raises GeometryError if two images call themselves the same, NotDicom if one is of no known class: results could
+    not refer to them.
+    """
     seen: set[str] = set()
     for image in images:
         uid = str(image.SOPInstanceUID)
+        if not image.get("SOPClassUID") or UID(image.SOPClassUID).is_private:
+            raise NotDicom(
+                f"expected images of a class of the standard, found {image.get('SOPClassUID') or 'none'} in {uid}; "
+                "have the sender convert them"
+            )
         if uid in seen:
             raise GeometryError(
                 f"expected a SOPInstanceUID of its own for each image, found {uid} twice; keep one file of each image"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from coread import codes
 from coread.dicom_sr import frames, proof
@@ -33,6 +34,8 @@ from coread.findings import Classification, Findings, NotEvaluated, ScalarMap
 from coread.objects import ObjectKind
 from coread.volume import count_by_slice
 from coread.workers.volume import SourceVolume, build_volume
+from tests.integration.test_broken_headers import HARMS as BROKEN_HEADERS
+from tests.integration.test_broken_headers import raw
 from tests.integration.test_result_objects import complaints, findings_in
 from tests.support import PLANES, enhanced, identity, images_of, output_of, texts, volume_in_plane
 
@@ -530,6 +533,35 @@ def test_after_warming_up_nothing_is_left_to_compile() -> None:
     source = build_volume(images_of(volume_in_plane("oblique", shape=(6, 20, 16))))
     encode_findings(findings_in(source, 1, 2), source=source.as_source, identity=identity())
     assert [len(kernel.signatures) for kernel in kernels] == compiled
+
+
+ODD: dict[str, Callable[[Dataset], object]] = {
+    "no window": lambda image: [image.pop(keyword) for keyword in ("WindowCenter", "WindowWidth")],
+    "window of no width": lambda image: setattr(image, "WindowWidth", "0"),
+    "window in words": lambda image: raw("WindowCenter", b"bright")(image),
+    "slope in words": lambda image: raw("RescaleSlope", b"steep")(image),
+    "lossy": lambda image: setattr(image, "LossyImageCompression", "01"),
+    "no modality": lambda image: image.pop("Modality"),
+    "another class of the modality": lambda image: setattr(image, "SOPClassUID", SecondaryCaptureImageStorage),
+    **BROKEN_HEADERS,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the libraries say that the values are odd; they are
+def test_odd_headers_give_every_kind_of_object(name: str, tmp_path: Path) -> None:
+    images = single_frames("oblique")
+    for image in images:
+        ODD[name](image)
+    source = build_volume(images)
+    results = encode_findings(everything_in(source, 1, 2), source=source.as_source, identity=identity(), kinds=ALL)
+    for result in results:
+        path = tmp_path / f"{result.kind}.dcm"
+        path.write_bytes(result.file())
+        _, said = output_of("dciodvfy", "-new", path)
+        noise = NOISE.get(result.kind, ())
+        errors = [line for line in complaints(said) if line.startswith("Error")]
+        assert [line for line in errors if not any(each in line for each in noise)] == [], result.kind
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
