@@ -51,7 +51,7 @@ def seg_write(segments: int, folder: Path, *, repeats: int) -> list[Row]:
         path.write_bytes(_packed(found.mask.array, *frames).data)
         return path
 
-    packed = binary_frames(found.mask.array, segment_numbers(found.present))
+    packed = binary_frames([found.mask.array], segment_numbers(found.present))
     assert packed.segments is not None  # noqa: S101  # binary frames have segments
     frames = (packed.planes, packed.segments)
     assert bytes(_packed(found.mask.array, *frames)) == packed.pixels  # noqa: S101  # the floor does the same work

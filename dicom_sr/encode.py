@@ -1,12 +1,15 @@
 """Findings → the DICOM objects that a study gets back, each proven by reading it back."""
 
 import io
+import re
+import warnings
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
 from coread.dicom_sr import proof
@@ -22,12 +25,13 @@ from coread.dicom_sr.presentation_state import encode_presentation_state
 from coread.dicom_sr.report import encode_measurement_report
 from coread.dicom_sr.secondary_capture import encode_secondary_capture
 from coread.dicom_sr.segmentation import encode_segmentation, tracking_uid
-from coread.dicom_sr.source import Source
+from coread.dicom_sr.source import Plane, Source
 from coread.dicom_sr.statements import encode_absence, encode_classification, encode_not_evaluated
 from coread.dicom_sr.structure_set import encode_structure_set, rings_in
+from coread.errors import ResultError
 from coread.findings import Findings, NotEvaluated
 from coread.objects import ObjectKind, Profile, wanted_objects
-from coread.volume import count_by_slice
+from coread.volume import Volume, count_by_slice
 
 SEGMENTATIONS = (
     ObjectKind.SEG,
@@ -36,6 +40,8 @@ SEGMENTATIONS = (
     ObjectKind.SEG_LABELMAP_RLE,
 )
 """In the order in which a report prefers them for its references."""
+
+LABEL_MAPS = frozenset({ObjectKind.SEG_LABELMAP, ObjectKind.SEG_LABELMAP_RLE})
 
 DESCRIPTIONS = {
     ObjectKind.SEG: "segmentation",
@@ -55,6 +61,9 @@ DESCRIPTIONS = {
 }
 """How the series are called, between the model's title and "(RESEARCH)"."""
 
+TOO_LONG = re.compile(r".*data element \((\w{4}),(\w{4})\) exceeds the size of 64 kByte", re.DOTALL)
+"""pydicom's warning at a value that Explicit VR cannot hold: it writes it as UN, which readers do not understand."""
+
 DEFAULT = wanted_objects([Profile.OHIF], {})
 
 
@@ -66,9 +75,20 @@ class ResultObject:
     dataset: Dataset
 
     def file(self) -> bytes:
-        """The object as a DICOM file (PS3.10)."""
+        """The object as a DICOM file (PS3.10). Raises ResultError at a value that is too long for its encoding."""
         buffer = io.BytesIO()
-        self.dataset.save_as(buffer, enforce_file_format=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=TOO_LONG.pattern, category=UserWarning)
+            try:
+                self.dataset.save_as(buffer, enforce_file_format=True)
+            except UserWarning as warning:
+                found = TOO_LONG.match(str(warning))
+                if found is None:
+                    raise
+                raise ResultError(
+                    f"{self.kind}: expected values of up to 64 kB, found a longer "
+                    f"{keyword_for_tag(''.join(found.groups()))}; nothing was stored, please report it"
+                ) from warning
         return buffer.getvalue()
 
 
@@ -91,10 +111,13 @@ def encode_findings(
 def encode_refusal(
     not_evaluated: NotEvaluated, *, source: Source, identity: ResultIdentity
 ) -> tuple[ResultObject, ...]:
-    """The report that says that the study was not evaluated, and why."""
-    dataset = encode_not_evaluated(not_evaluated, source, identity)
+    """The report that says that the study was not evaluated, and why. The first image stands for the series, as a whole
+    even if it has many frames.
+    """
+    header = Source(planes=[Plane(image=source.planes[0].image)]).header
+    dataset = encode_not_evaluated(not_evaluated, header, identity)
     kind = ObjectKind.SR_NOT_EVALUATED
-    complete_header(dataset, source.header, identity, description=DESCRIPTIONS[kind])
+    complete_header(dataset, header, identity, description=DESCRIPTIONS[kind])
     return (ResultObject(kind=kind, dataset=dataset),)
 
 
@@ -102,7 +125,7 @@ def warm_up() -> None:
     """Have the kernels compiled before the first study waits for them: seconds, once on a machine."""
     labels, numbers = np.ones((2, 4, 4), np.uint8), np.arange(256).astype(np.uint8)
     for size in (4, 3):  # whole bytes or not are two kernels
-        binary_frames(np.ascontiguousarray(labels[:, :size, :size]), numbers)
+        binary_frames([np.ascontiguousarray(labels[:, :size, :size])], numbers)
     count_by_slice(labels)
     proof.moments_by_label(labels)
     moments_of_bits(np.frombuffer(bytes(4), np.uint8), 2, 4, 4)
@@ -113,9 +136,11 @@ def _objects(
 ) -> Iterator[tuple[ObjectKind, Dataset]]:
     if findings.present:
         yield from _objects_of_structures(findings, source, identity, kinds)
+    elif findings.marks:  # nothing else says where they are, whoever reads it
+        yield ObjectKind.SR_KEY_FINDINGS, _key_findings(findings, source, identity)
     if findings.absent and ObjectKind.SR_ABSENT in kinds:
         yield ObjectKind.SR_ABSENT, encode_absence(findings, source, identity)
-    if findings.classifications and ObjectKind.SR_CLASSIFICATION in kinds:
+    if (findings.classifications or findings.quantities) and ObjectKind.SR_CLASSIFICATION in kinds:
         yield ObjectKind.SR_CLASSIFICATION, encode_classification(findings, source, identity)
     if ObjectKind.MAP in kinds:
         for number, scalar_map in enumerate(findings.maps, start=1):
@@ -128,6 +153,8 @@ def _objects_of_structures(
     findings: Findings, source: Source, identity: ResultIdentity, kinds: AbstractSet[ObjectKind]
 ) -> Iterator[tuple[ObjectKind, Dataset]]:
     wanted = [kind for kind in SEGMENTATIONS if kind in kinds]
+    if findings.overlapping and LABEL_MAPS & set(wanted):  # in a label map, a voxel has one segment
+        wanted = [ObjectKind.SEG, *(kind for kind in wanted if kind not in (ObjectKind.SEG, *LABEL_MAPS))]
     if ObjectKind.SR in kinds and not wanted:
         wanted = [ObjectKind.SEG]
     segmentations = []
@@ -142,9 +169,7 @@ def _objects_of_structures(
             encode_measurement_report(findings, source, identity, segmentation=segmentations[0]),
         )
     if ObjectKind.SR_KEY_FINDINGS in kinds:
-        report = encode_key_findings(findings, source, identity)
-        _prove_key_findings(report, findings, source, identity)
-        yield ObjectKind.SR_KEY_FINDINGS, report
+        yield ObjectKind.SR_KEY_FINDINGS, _key_findings(findings, source, identity)
     if ObjectKind.GSPS in kinds:
         state = encode_presentation_state(findings, source, identity)
         proof.prove_presentation_state(state, findings, source)
@@ -164,16 +189,20 @@ def _objects_of_structures(
         yield ObjectKind.RTSTRUCT, structure_set
 
 
-def _prove_key_findings(
-    report: hd.sr.Comprehensive3DSR, findings: Findings, source: Source, identity: ResultIdentity
-) -> None:
+def _key_findings(findings: Findings, source: Source, identity: ResultIdentity) -> hd.sr.Comprehensive3DSR:
+    """The report of key findings, proven to read back as what was found."""
+    report = encode_key_findings(findings, source, identity)
     said = outlines_in_report(report)
-    places = {(str(plane.image.SOPInstanceUID), plane.frame): index for index, plane in enumerate(source.planes)}
-    rings: dict[int, tuple[int, Points]] = {}
-    for structure in findings.present:
-        outline = said[tracking_uid(str(structure.label), identity)]
+
+    def place_of(name: str, grid: Volume) -> tuple[int, Points]:
+        outline = said[tracking_uid(name, identity)]
         if outline.sop_instance_uid:
-            rings[structure.label] = (places[outline.sop_instance_uid, outline.frame], outline.points)
-        else:
-            rings[structure.label] = proof.ring_in_slice(outline.points, findings.mask)
-    proof.prove_key_outlines(rings, findings)
+            return source.indices[outline.sop_instance_uid, outline.frame], outline.points
+        return proof.ring_in_slice(outline.points, grid)
+
+    proof.prove_key_outlines(
+        {structure.label: place_of(str(structure.label), findings.mask) for structure in findings.present}, findings
+    )
+    if findings.grid is not None:
+        proof.prove_marks({mark.name: place_of(mark.name, findings.grid) for mark in findings.marks}, findings.marks)
+    return report

@@ -33,36 +33,50 @@ OF_EACH_FRAME = (
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
     """``pixels``: all frames one after the other, as PixelData holds them. ``planes`` and ``segments``: for each frame
-    the index of its source plane, and its segment's number (None where a frame shows all segments).
+    the index of its source plane, and its segment's number (None where a frame shows all segments). ``overlap``:
+    whether a pixel is in several segments.
     """
 
     pixels: bytes
     planes: NDArray[np.intp]
     segments: NDArray[np.intp] | None
+    overlap: bool = False
 
 
-def binary_frames(labels: NDArray[np.uint8], numbers: NDArray[np.uint8]) -> Frames:
+def binary_frames(layers: Sequence[NDArray[np.uint8]], numbers: NDArray[np.uint8]) -> Frames:
     """One bit per pixel, the first in the least significant bit (PS3.5 8.1.1); frames follow each other without
     padding. A frame for each segment and slice with foreground, ordered by segment, then slice.
 
-    ``labels``: (slice, row, column). ``numbers``: shape (256,), label → segment number, 0 for what is left out.
+    ``layers``: label volumes (slice, row, column) of one shape, each segment in one of them. ``numbers``: shape (256,),
+    label → segment number, 0 for what is left out.
     """
-    shown = _present(labels, numbers)
+    labels = layers[0]
+    shown = np.logical_or.reduce([_present(layer, numbers) for layer in layers])
     segments, planes = np.nonzero(shown)
     offsets = np.full(shown.shape, -1, np.int64)
     offsets[segments, planes] = np.arange(len(planes)) * (labels.shape[1] * labels.shape[2])
     bits = len(planes) * labels.shape[1] * labels.shape[2]
     # Where a frame ends within a byte, neighbouring frames share it: no two slices at once.
     set_bits = _set_bits if (labels.shape[1] * labels.shape[2]) % 8 else _set_bits_in_parallel
-    pixels = _filled(-(-bits // 8), lambda array: set_bits(labels, numbers, offsets, array))
-    return Frames(pixels=pixels, planes=planes, segments=segments)
+
+    def fill(array: NDArray[np.uint8]) -> None:
+        for layer in layers:
+            set_bits(layer, numbers, offsets, array)
+
+    pixels = _filled(-(-bits // 8), fill)
+    return Frames(pixels=pixels, planes=planes, segments=segments, overlap=_layers_overlap(layers, numbers))
+
+
+def _layers_overlap(layers: Sequence[NDArray[np.uint8]], numbers: NDArray[np.uint8]) -> bool:
+    """Whether segments of different layers share a voxel."""
+    return len(layers) > 1 and _any_overlap([numbers[layer] for layer in layers])
 
 
 def fractional_frames(probabilities: Sequence[NDArray[np.float32]]) -> Frames:
     """One byte per pixel, 255 for certain. A frame for each segment (in the order given, numbered from 1) and slice in
     which the probability is anywhere above half a step.
     """
-    quantised = [np.rint(np.clip(each, 0, 1) * 255).astype(np.uint8) for each in probabilities]
+    quantised = [in_steps(each) for each in probabilities]
     shown = np.array([each.any(axis=(1, 2)) for each in quantised])
     segments, planes = np.nonzero(shown)
     size = probabilities[0][0].size
@@ -71,7 +85,24 @@ def fractional_frames(probabilities: Sequence[NDArray[np.float32]]) -> Frames:
         for index, (segment, plane) in enumerate(zip(segments, planes, strict=True)):
             array[index * size : (index + 1) * size] = quantised[segment][plane].ravel()
 
-    return Frames(pixels=_filled(size * len(planes), fill), planes=planes, segments=segments + 1)
+    pixels = _filled(size * len(planes), fill)
+    return Frames(pixels=pixels, planes=planes, segments=segments + 1, overlap=_any_overlap(quantised))
+
+
+def _any_overlap(segments: Sequence[NDArray[np.uint8]]) -> bool:
+    """Whether several of them are above 0 in one place."""
+    taken = np.zeros(segments[0].shape, bool)
+    for segment in segments:
+        if (taken & (segment > 0)).any():
+            return True
+        taken |= segment > 0
+    return False
+
+
+def in_steps(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """0 to 1 in steps of 1/255, the nearest."""
+    steps: NDArray[np.uint8] = np.rint(np.clip(probability, 0, 1) * 255).astype(np.uint8)
+    return steps
 
 
 def label_map_frames(labels: NDArray[np.uint8], numbers: NDArray[np.uint8]) -> Frames:

@@ -1,7 +1,7 @@
 """What every result says of itself: its patient and study, its series, its maker; nothing taken from the clock."""
 
 import zlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydicom.charset import convert_encodings
@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from coread import codes
 from coread.dicom_sr.identity import ResultIdentity
@@ -21,6 +21,15 @@ SERIES_NUMBERS_PER_MODEL = 20
 BLOCKS = 2_000
 """Results sort after the scanner's own series, each model's in a block of its own (as far as 2000 blocks tell models
 apart; a number used twice is legal)."""
+
+LONGEST_DESCRIPTION = 64
+"""Characters of a LO value (PS3.5 6.2)."""
+
+LONGEST_VALUE = 65_534
+"""Bytes of a value whose length Explicit VR states in 16 bits (PS3.5 7.1.2); lengths are even."""
+
+BYTES_OF_FL = 4
+"""Of each number of a value of that VR, as outlines in reports and presentation states are."""
 
 UNICODE = "ISO_IR 192"
 """SpecificCharacterSet of every result."""
@@ -55,7 +64,13 @@ def in_series(identity: ResultIdentity, kind: ObjectKind, *, part: str | None = 
 
 def series_description(identity: ResultIdentity, what: str) -> str:
     """Viewers show it, and not ContentQualification: so it says what the object is not for."""
-    return f"AI {identity.title[:40]} {what} (RESEARCH)"[:64]
+    return for_research(f"AI {identity.title}", what)
+
+
+def for_research(title: str, *what: str) -> str:
+    """A name that ends in "(RESEARCH)", in 64 characters; where that is too little, the title is cut."""
+    end = "".join(f" {word}" for word in (*what, "(RESEARCH)"))
+    return title[: LONGEST_DESCRIPTION - len(end)].rstrip() + end
 
 
 def code_item(code: Code) -> Dataset:
@@ -95,6 +110,14 @@ def new_dataset(source: Dataset, identity: ResultIdentity, kind: ObjectKind, *, 
     dataset.SeriesNumber = series_number(identity, kind)
     dataset.InstanceNumber = 1
     return dataset
+
+
+def make_room(dataset: Dataset, *, longest: int) -> None:
+    """Choose an encoding that can hold a value of so many bytes: Explicit VR Little Endian, or where its 16 bits do not
+    count that far, Implicit VR, which has 32 (PS3.5 7.1.3). For objects without pixels.
+    """
+    if longest > LONGEST_VALUE:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
 
 
 def complete_header(dataset: Dataset, source: Dataset, identity: ResultIdentity, *, description: str) -> None:
@@ -146,9 +169,12 @@ def pin_dimensions(dataset: Dataset, identity: ResultIdentity, kind: ObjectKind)
 
 
 def in_zone_of(source: Dataset, moment: datetime) -> datetime:
-    """The moment in the zone that the study's own times are in: as stated, else this machine's."""
-    offset = str(source.get("TimezoneOffsetFromUTC") or "")
+    """The moment in the zone that the study's own times are in, as far as it is stated; else in UTC, because the zone
+    of the machine would give the same job other bytes elsewhere.
+    """
+    # UTC is not stated in TimezoneOffsetFromUTC then: it would speak for the inherited study's date and time, too
+    # (PS3.3 C.12.1.1.8). ContributionDateTime names its zone itself.
     try:
-        return moment.astimezone(datetime.strptime(offset, "%z").tzinfo if offset else None)
+        return moment.astimezone(datetime.strptime(str(source.get("TimezoneOffsetFromUTC") or ""), "%z").tzinfo)
     except ValueError:
-        return moment.astimezone()
+        return moment.astimezone(UTC)

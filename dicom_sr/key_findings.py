@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
+from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from coread import codes
+from coread.dicom_sr.header import BYTES_OF_FL, make_room
 from coread.dicom_sr.identity import ResultIdentity
-from coread.dicom_sr.outlines import Points, Region, regions_of
-from coread.dicom_sr.report import algorithm_of_group, document, measurement_item, sites, tracking
+from coread.dicom_sr.outlines import Points, Region, corners, regions_of
+from coread.dicom_sr.report import algorithm_of_group, certainty, document, measurement_item, sites, tracking
+from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Source
-from coread.findings import Findings, Measurement, Structure
+from coread.findings import Findings, Mark, Measurement, Structure
 from coread.objects import ObjectKind
 from coread.volume import Volume
 
@@ -27,21 +30,24 @@ SQUARE = 1e-3
 def encode_key_findings(findings: Findings, source: Source, identity: ResultIdentity) -> hd.sr.Comprehensive3DSR:
     """A group for each structure that is present: its largest part's outline in its key slice as a closed POLYLINE,
     that part's area (holes are no part of it) and longest diameter. Volumes are in the measurement report: an outline
-    has none.
+    has none. And one for each finding that is marked by a box or a point.
     """
-    groups, keys = [], set()
+    groups, keys = [], {mark.plane for mark in findings.marks}
     for structure in findings.present:
         index = findings.key_plane(structure)
-        region = regions_of(findings.mask.array[index] == structure.label)[0]
+        region = regions_of(findings.in_slice(structure, index))[0]
         groups.append(_group(structure, region, index, source, findings.mask, identity))
         keys.add(index)
-    return document(
+    groups += [_marked(mark, source, findings, identity) for mark in findings.marks]
+    report = document(
         groups,
         source=source,
         key_planes=[source.planes[index] for index in sorted(keys)],
         identity=identity,
         kind=ObjectKind.SR_KEY_FINDINGS,
     )
+    make_room(report, longest=max(BYTES_OF_FL * each.points.size for each in outlines_in_report(report).values()))
+    return report
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,13 +85,13 @@ def _region(ring: Points, index: int, source: Source, grid: Volume) -> hd.sr.Ima
     if not math.isclose(row_mm, column_mm, rel_tol=SQUARE):
         places = np.column_stack([np.full(len(ring), index), ring[:, 1] - 0.5, ring[:, 0] - 0.5])
         return hd.sr.ImageRegion3D(
-            graphic_type=hd.sr.GraphicTypeValues3D.POLYLINE,
+            graphic_type=hd.sr.GraphicTypeValues3D.POLYLINE if len(ring) > 1 else hd.sr.GraphicTypeValues3D.POINT,
             graphic_data=grid.map_indices_to_reference(places),
             frame_of_reference_uid=source.header.FrameOfReferenceUID,
         )
     plane = source.planes[index]
     return hd.sr.ImageRegion(
-        graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
+        graphic_type=hd.sr.GraphicTypeValues.POLYLINE if len(ring) > 1 else hd.sr.GraphicTypeValues.POINT,
         graphic_data=ring,
         source_image=hd.sr.SourceImageForRegion(
             referenced_sop_class_uid=plane.image.SOPClassUID,
@@ -95,10 +101,29 @@ def _region(ring: Points, index: int, source: Source, grid: Volume) -> hd.sr.Ima
     )
 
 
+def _marked(
+    mark: Mark, source: Source, findings: Findings, identity: ResultIdentity
+) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    """A box or a point, with how certain it is."""
+    if findings.grid is None:
+        raise ValueError("marks need the grid that they lie on")
+    said = [measurement_item(each) for each in mark.measurements]
+    if mark.probability is not None:
+        said.append(certainty(mark.probability))
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=tracking_uid(mark.name, identity), identifier=mark.name),
+        referenced_region=_region(mark.outline, mark.plane, source, findings.grid),
+        finding_type=mark.type,
+        finding_sites=sites(mark),
+        algorithm_id=algorithm_of_group(identity),
+        measurements=said,
+    )
+
+
 def _sites(structure: Structure) -> list[hd.sr.FindingSite] | None:
     """Where the structure is; an anatomical structure is its own site. (OHIF shows the site, and not the finding.)"""
     if structure.anatomy is None and structure.category == codes.ANATOMICAL_STRUCTURE:
-        return [hd.sr.FindingSite(anatomic_location=structure.type)]
+        return [hd.sr.FindingSite(anatomic_location=structure.type, laterality=structure.laterality)]
     return sites(structure)
 
 
@@ -106,18 +131,20 @@ def _group(
     structure: Structure, region: Region, index: int, source: Source, grid: Volume, identity: ResultIdentity
 ) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     _, row_mm, column_mm = grid.spacing
+    outline = corners(region.outer)
+    outermost = outline[ConvexHull(outline).vertices]  # two of these are farthest apart
     measurements = (
         Measurement(concept=codes.AREA, value=region.pixels * row_mm * column_mm, unit=codes.SQUARE_MILLIMETER),
         Measurement(
             concept=codes.DIAMETER,
-            value=float(pdist(region.outer * (column_mm, row_mm)).max()),
+            value=float(pdist(outermost * (column_mm, row_mm)).max()),
             unit=codes.MILLIMETER,
             derivation=codes.MAXIMUM,
         ),
     )
     return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking(structure, identity),
-        referenced_region=_region(region.outer, index, source, grid),
+        referenced_region=_region(outline, index, source, grid),
         finding_type=structure.type,
         finding_sites=_sites(structure),
         algorithm_id=algorithm_of_group(identity),

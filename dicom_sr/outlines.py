@@ -18,7 +18,7 @@ Points = NDArray[np.float64]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Region:
     """A connected part of a mask (pixels that share an edge): its outer ring, and a ring for each hole. Rings are
-    closed: the last point is the first.
+    closed: the last point is the first. They have a point on each edge between a pixel inside and one outside.
     """
 
     outer: Points
@@ -28,25 +28,38 @@ class Region:
 
 def regions_of(mask: NDArray[np.bool_]) -> list[Region]:
     """The connected parts of a mask (row, column), the largest first."""
-    parts, count = ndimage.label(mask)
+    parts, _ = ndimage.label(mask)
     found = []
     for index, window in enumerate(ndimage.find_objects(parts), start=1):
         part = parts[window] == index
         corner = (window[0].start, window[1].start)
         rings = sorted(_rings(part, corner), key=_area, reverse=True)
         found.append(Region(outer=rings[0], holes=tuple(rings[1:]), pixels=int(part.sum())))
-    return sorted(found, key=lambda region: -region.pixels)[:count]
+    return sorted(found, key=lambda region: -region.pixels)
 
 
 def in_one_ring(region: Region) -> Points:
-    """The region as one closed ring: each hole is reached by a channel of no width (PS3.3 C.8.8.6.3, "keyhole")."""
+    """The region as one closed ring of corners: each hole is reached by a channel of no width (PS3.3 C.8.8.6.3,
+    "keyhole"), from its leftmost point along the row to the nearest point on the left. Holes are taken from left to
+    right, so that this point is always in the ring already, and no channel crosses anything.
+    """
     ring = region.outer
-    for hole in region.holes:
-        distances = np.linalg.norm(ring[:, None] - hole[None], axis=-1)
-        at_ring, at_hole = np.unravel_index(int(distances.argmin()), distances.shape)
+    for hole in sorted(region.holes, key=lambda hole: float(hole[:, 0].min())):
+        at_hole = int(hole[:, 0].argmin())
+        column, row = hole[at_hole]
+        on_the_left = np.where((ring[:, 1] == row) & (ring[:, 0] < column), ring[:, 0], -np.inf)
+        at_ring = int(on_the_left.argmax())
         there_and_back = np.concatenate([hole[at_hole:-1], hole[: at_hole + 1]])
         ring = np.concatenate([ring[: at_ring + 1], there_and_back, ring[at_ring:]])
-    return ring
+    return corners(ring)
+
+
+def corners(ring: Points) -> Points:
+    """The same closed ring without the points along its straight lines: fewer to write, and not one pixel different."""
+    after = np.diff(ring, axis=0)
+    before = np.roll(after, 1, axis=0)
+    kept = ring[:-1][before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    return np.concatenate([kept, kept[:1]])
 
 
 def _rings(part: NDArray[np.bool_], corner: tuple[int, int]) -> list[Points]:

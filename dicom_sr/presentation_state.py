@@ -8,16 +8,17 @@ from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat
 
-from coread.dicom_sr.display import NARROWEST, window_of
-from coread.dicom_sr.header import in_series, say_body_part
+from coread.dicom_sr.display import window_of
+from coread.dicom_sr.header import BYTES_OF_FL, in_series, make_room, say_body_part
 from coread.dicom_sr.identity import ResultIdentity
-from coread.dicom_sr.outlines import Points, regions_of
+from coread.dicom_sr.outlines import Points, corners, regions_of
 from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Plane, Source
 from coread.findings import Findings, Structure
 from coread.objects import ObjectKind
 
-LAYER_NAME_LENGTH = 16
+NARROWEST = 1.0
+"""Of a window, in units of the values; narrower ones need a function of their own (PS3.3 C.11.2.1.2, C.11.2.1.3)."""
 
 
 def encode_presentation_state(findings: Findings, source: Source, identity: ResultIdentity) -> Dataset:
@@ -25,7 +26,6 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
 
     It speaks of the images that show something, so that the others stay as they are.
     """
-    labels = findings.mask.array
     layers = [
         hd.pr.GraphicLayer(
             layer_name=f"LABEL{structure.label}",
@@ -40,8 +40,8 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
     shown: list[Plane] = []
     for index, plane in enumerate(source.planes):
         for layer, structure in zip(layers, findings.present, strict=True):
-            mask = labels[index] == structure.label
-            rings = [ring for region in regions_of(mask) for ring in (region.outer, *region.holes)]
+            regions = regions_of(findings.in_slice(structure, index))
+            rings = [corners(ring) for region in regions for ring in (region.outer, *region.holes)]
             if rings:
                 image = images.setdefault(str(plane.image.SOPInstanceUID), source.image_of(plane))
                 shown += [plane] if plane not in shown[-1:] else []
@@ -71,6 +71,8 @@ def encode_presentation_state(findings: Findings, source: Source, identity: Resu
         area.pop("PresentationPixelAspectRatio", None)
         area.PresentationPixelSpacing = source.header.PixelSpacing
     say_body_part(dataset, source.header)
+    graphics = [graphic for each in dataset.GraphicAnnotationSequence for graphic in each.GraphicObjectSequence]
+    make_room(dataset, longest=max(BYTES_OF_FL * len(graphic.GraphicData) for graphic in graphics))
     return dataset
 
 
@@ -86,7 +88,7 @@ def _grey(shown: Sequence[Plane], images: Mapping[str, Dataset], source: Source)
     for plane, (own_slope, own_intercept) in zip(shown, slopes, strict=True):
         centre, width = window_of(plane, source)
         if not alike:
-            centre, width = (centre - own_intercept) / own_slope, max(width / abs(own_slope), NARROWEST)
+            centre, width = (centre - own_intercept) / own_slope, width / abs(own_slope)
         windows.setdefault((centre, width), []).append(plane)
     return {
         "modality_lut_transformation": hd.ModalityLUTTransformation(
@@ -96,6 +98,7 @@ def _grey(shown: Sequence[Plane], images: Mapping[str, Dataset], source: Source)
             hd.pr.SoftcopyVOILUTTransformation(
                 window_center=_ds(centre),
                 window_width=_ds(width),
+                voi_lut_function=None if width >= NARROWEST else hd.VOILUTFunctionValues.LINEAR_EXACT,
                 referenced_images=_references(planes, images) if len(windows) > 1 else None,
             )
             for (centre, width), planes in windows.items()

@@ -16,10 +16,9 @@ from scipy import ndimage
 from skimage.measure import points_in_poly
 
 from coread.dicom_sr.decode import MOMENTS, frame_geometries, frame_moments, frames_of
-from coread.dicom_sr.secondary_capture import legend_rows
 from coread.dicom_sr.source import Source
 from coread.errors import ResultError
-from coread.findings import Findings, ScalarMap
+from coread.findings import Findings, Mark, ScalarMap
 from coread.volume import Volume
 
 CENTROID_TOLERANCE_MM = 0.15
@@ -27,6 +26,10 @@ CENTROID_TOLERANCE_MM = 0.15
 
 SPREAD_TOLERANCE_MM = 0.5
 """For the covariance of the voxels' places, in mm² per mm of extent; deviations as above change it by less."""
+
+
+PIXEL_TOLERANCE = 0.01
+"""So far may a coordinate in pixels be rounded: it is written as a 32-bit float."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +98,16 @@ def prove_key_outlines(rings: Mapping[int, tuple[int, NDArray[np.float64]]], fin
         index, ring = rings[structure.label]
         if index != findings.key_plane(structure):
             raise _not_read_back("outline", f"slice {findings.key_plane(structure) + 1}", f"slice {index + 1}")
-        prove_outline(ring, findings.mask.array[index] == structure.label, f"outline of label {structure.label}")
+        prove_outline(ring, findings.in_slice(structure, index), f"outline of label {structure.label}")
+
+
+def prove_marks(places: Mapping[str, tuple[int, NDArray[np.float64]]], marks: Iterable[Mark]) -> None:
+    """``places``: name → (slice, outline). Raises ResultError unless each mark is where it was found."""
+    for mark in marks:
+        index, outline = places[mark.name]
+        apart = np.abs(outline - mark.outline).max() if outline.shape == mark.outline.shape else np.inf
+        if index != mark.plane or apart > PIXEL_TOLERANCE:
+            raise _not_read_back("mark", f"one in slice {mark.plane + 1}", f"another in slice {index + 1}")
 
 
 def prove_contours(rings: Mapping[int, Iterable[NDArray[np.float64]]], findings: Findings) -> None:
@@ -123,12 +135,11 @@ def ring_in_slice(ring: NDArray[np.float64], volume: Volume) -> tuple[int, NDArr
 
 def prove_presentation_state(state: Dataset, findings: Findings, source: Source) -> None:
     """Raises ResultError unless the rings of each layer, filled, are its structure's mask in every slice."""
-    places = {(str(plane.image.SOPInstanceUID), plane.frame): index for index, plane in enumerate(source.planes)}
     layers = {layer.GraphicLayer: int(layer.GraphicLayerOrder) - 1 for layer in state.GraphicLayerSequence}
     filled: Filled = {}
     for annotation in state.GraphicAnnotationSequence:
         (reference,) = annotation.ReferencedImageSequence
-        index = places[str(reference.ReferencedSOPInstanceUID), reference.get("ReferencedFrameNumber")]
+        index = source.indices[str(reference.ReferencedSOPInstanceUID), reference.get("ReferencedFrameNumber")]
         label = findings.present[layers[annotation.GraphicLayer]].label
         for graphic in annotation.GraphicObjectSequence:
             ring = np.array(graphic.GraphicData, dtype=np.float64).reshape(-1, 2)
@@ -138,32 +149,38 @@ def prove_presentation_state(state: Dataset, findings: Findings, source: Source)
 
 
 def prove_secondary_capture(capture: Dataset, findings: Findings) -> None:
-    """Raises ResultError unless each slice that shows something is there, in its place, and its coloured pixels (below
-    the legend) are the rims of the structures.
+    """Raises ResultError unless each slice that shows something is there, whole and in its place, and its coloured
+    pixels (below the legend, which stands above it) are the rims of the structures.
     """
-    present = [structure.label for structure in findings.present]
-    labels = np.where(np.isin(findings.mask.array, present), findings.mask.array, 0)
-    planes = np.flatnonzero(labels.any(axis=(1, 2)))
+    planes = np.flatnonzero(findings.areas[:, [structure.label for structure in findings.present]].any(axis=1))
     geometries = frame_geometries(capture)
     if len(geometries) != len(planes):
         raise _not_read_back("secondary capture", f"{len(planes)} frames", f"{len(geometries)}")
-    scale = capture.Rows // labels.shape[1]
+    _, rows, columns = findings.mask.spatial_shape
+    scale = capture.Columns // columns
+    above = capture.Rows - scale * rows
+    if above < 0 or capture.Columns != scale * columns:
+        raise _not_read_back(
+            "secondary capture",
+            f"slices of {rows} by {columns} pixels",
+            f"frames of {capture.Rows} by {capture.Columns}",
+        )
     for index, geometry, frame in zip(planes, geometries, frames_of(capture), strict=True):
         of_slice = findings.mask.affine[:3, [1, 2, 3]].copy()
         of_slice[:, 2] += findings.mask.affine[:3, 0] * index
-        away_mm = _corners_apart_mm(geometry.affine, of_slice @ _enlarged(scale), frame.shape)
+        away_mm = _corners_apart_mm(geometry.affine, of_slice @ _enlarged(scale, above), frame.shape)
         if away_mm > CENTROID_TOLERANCE_MM:
             raise _not_read_back("secondary capture", f"slice {index + 1} in its place", f"it {away_mm:.2f} mm away")
-        large = np.kron(labels[index], np.ones((scale, scale), np.uint8))
-        outlined = np.zeros(large.shape, bool)
+        picture = frame[above:]
+        outlined = np.zeros(picture.shape[:2], bool)
         right = True
-        below = slice(legend_rows(findings), None)
-        for structure in findings.present:
-            rim = (large == structure.label) & ~ndimage.binary_erosion(large == structure.label)
+        for structure in reversed(findings.present):  # where rims cross, the later is drawn over the earlier
+            large = np.kron(findings.in_slice(structure, int(index)), np.ones((scale, scale), bool))
+            rim = large & ~ndimage.binary_erosion(large)
+            right &= bool((picture[rim & ~outlined] == structure.colour).all())
             outlined |= rim
-            right &= bool((frame[below][rim[below]] == structure.colour).all())
-        grey = np.ptp(frame.astype(np.int16), axis=-1) == 0
-        if not right or not grey[below][~outlined[below]].all():
+        grey = np.ptp(picture.astype(np.int16), axis=-1) == 0
+        if not right or not grey[~outlined].all():
             raise _not_read_back("secondary capture", f"the rims of slice {index + 1}", "others")
 
 
@@ -174,10 +191,10 @@ def _corners_apart_mm(found: NDArray[np.float64], expected: NDArray[np.float64],
     return float(np.linalg.norm((found - expected) @ corners, axis=0).max())
 
 
-def _enlarged(scale: int) -> NDArray[np.float64]:
-    """(row, column, 1) of an enlarged picture → of the original, by pixel centres."""
+def _enlarged(scale: int, above: int) -> NDArray[np.float64]:
+    """(row, column, 1) of an enlarged picture with rows above it → of the original, by pixel centres."""
     shift = 0.5 / scale - 0.5
-    return np.array([[1 / scale, 0, shift], [0, 1 / scale, shift], [0, 0, 1]])
+    return np.array([[1 / scale, 0, shift - above / scale], [0, 1 / scale, shift], [0, 0, 1]])
 
 
 def enclosed(ring: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -201,7 +218,7 @@ def _compare_filled(what: str, filled: Filled, findings: Findings) -> None:
     for structure in findings.present:
         for index in np.flatnonzero(findings.areas[:, structure.label]).tolist():
             found = filled.pop((structure.label, index), None)
-            mask = findings.mask.array[index] == structure.label
+            mask = findings.in_slice(structure, index)
             if found is None or not np.array_equal(found, mask):
                 raise _not_read_back(what, f"label {structure.label} in slice {index + 1}", "another shape")
     if filled:
@@ -251,7 +268,7 @@ def _expected_clouds(findings: Findings, segmentation: Dataset) -> dict[int, Clo
             )
             for structure in findings.present
         }
-    moments = moments_by_label(labels.array)
+    moments = np.sum([moments_by_label(layer.array) for layer in findings.layers], axis=0)
     return {structure.label: Cloud.of(_sums_of(moments[:, structure.label], labels)) for structure in findings.present}
 
 

@@ -10,7 +10,7 @@ import copy
 from typing import Any
 
 from pydicom import config
-from pydicom.datadict import dictionary_VM
+from pydicom.datadict import dictionary_has_tag, dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -52,13 +52,14 @@ _UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, Look
 
 
 def repaired(image: Dataset) -> Dataset:
-    """A copy of an image's header (no pixels, no private elements) that results can inherit from.
+    """A copy of an image's header (no pixels, no private elements, none that the standard does not name) that results
+    can inherit from.
 
     The image itself stays as it is.
     """
     header = Dataset()
     for tag in sorted(image.keys()):
-        if tag.is_private or tag in _PIXELS:
+        if tag.is_private or tag in _PIXELS or not dictionary_has_tag(tag):
             continue
         try:
             element = copy.deepcopy(image[tag])

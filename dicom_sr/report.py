@@ -4,6 +4,7 @@ One kind of measurement group per document, because readers that expect one kind
 is a TID 1411 group that refers to its segment; the other kinds are in ``key_findings`` and ``statements``.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,17 +12,28 @@ import highdicom as hd
 import numpy as np
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.uid import UID
 
 from coread import codes
 from coread.dicom_sr.header import in_series
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Plane, Source
-from coread.findings import Findings, Measurement, Structure
+from coread.findings import Findings, Mark, Measurement, Structure
 from coread.objects import ObjectKind
 
 SIGNIFICANT_DIGITS = 6
 """A DS value has 16 characters; six digits are more than any measurement here is worth."""
+
+CROSS_SECTIONAL = ("CT", "MR", "PT")
+"""Modalities whose images the library describes by TID 1604; projections it describes by TID 1603."""
+
+GEOMETRY = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3, "SliceThickness": 1}
+"""What TID 1604 is made of: attribute → how many numbers it has."""
+
+NO_GEOMETRY = "OT"
+"""A Modality of whose images the library describes only size, class and frame of reference."""
 
 
 def encode_measurement_report(
@@ -75,15 +87,36 @@ def document(
     evidence: Sequence[Dataset] = (),
 ) -> hd.sr.Comprehensive3DSR:
     """A report around the groups: observer, procedure, image library of the key images only, evidence of all."""
+    described = (library_entry(source.image_of(plane)) for plane in key_planes)
+    return report_of(
+        groups,
+        library=[image for image in described if image is not None],
+        evidence=[*source.instances, *evidence],
+        identity=identity,
+        kind=kind,
+    )
+
+
+def report_of(
+    groups: Sequence[Any],
+    *,
+    library: Sequence[Dataset],
+    evidence: Sequence[Dataset],
+    identity: ResultIdentity,
+    kind: ObjectKind,
+) -> hd.sr.Comprehensive3DSR:
+    """A report around the groups. ``library``: see ``library_entry``; the first of ``evidence`` also has the attributes
+    of patient and study.
+    """
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(identity)),
         procedure_reported=codes.IMAGING_PROCEDURE,
         imaging_measurements=list(groups),
         title=codes.IMAGING_MEASUREMENT_REPORT,
-        referenced_images=[source.image_of(plane) for plane in key_planes],
+        referenced_images=library,
     )
     report = hd.sr.Comprehensive3DSR(
-        evidence=[*source.instances, *evidence],
+        evidence=evidence,
         content=content,
         is_complete=True,
         is_final=False,
@@ -92,6 +125,62 @@ def document(
     )
     _write_meanings_exactly(report)
     return report
+
+
+def library_entry(image: Dataset) -> Dataset | None:
+    """What the image library can say of an image (TID 1602): no frame of reference that is not a UID, and no geometry
+    unless the header states all of it. None if it is of no class for images, or without a size.
+    """
+    if not is_image_class(image.get("SOPClassUID")):
+        return None
+    if not all(_are_numbers(_values(image, keyword), 1) for keyword in ("Rows", "Columns")):
+        return None
+    entry = Dataset({**image})
+    if not is_uid(entry.get("FrameOfReferenceUID")):
+        entry.pop("FrameOfReferenceUID", None)
+    if not _are_numbers(_values(entry, "SpacingBetweenSlices"), 1):
+        entry.pop("SpacingBetweenSlices", None)
+    if not _states_geometry(entry):
+        entry.Modality = NO_GEOMETRY
+    return entry
+
+
+def is_uid(value: object) -> bool:
+    """Whether a value is one legal UID (PS3.5 9.1), below one of the three roots that there are."""
+    return isinstance(value, str) and UID(value).is_valid and value.startswith(("0.", "1.", "2."))
+
+
+def is_image_class(sop_class_uid: object) -> bool:
+    """Whether a value is the UID of a class of the standard whose objects are images."""
+    if not is_uid(sop_class_uid):
+        return False
+    image = Dataset()
+    image.SOPClassUID, image.SOPInstanceUID, image.Modality = sop_class_uid, sop_class_uid, NO_GEOMETRY
+    image.Rows = image.Columns = 1
+    try:
+        hd.sr.ImageLibraryEntryDescriptors(image)
+    except ValueError:  # the encoder has the table of the classes
+        return False
+    return True
+
+
+def _states_geometry(image: Dataset) -> bool:
+    if image.get("Modality") in CROSS_SECTIONAL:
+        return all(_are_numbers(_values(image, keyword), count) for keyword, count in GEOMETRY.items())
+    orientation = _values(image, "PatientOrientation")
+    return len(orientation) == 2 and all(orientation) and _are_numbers(_values(image, "ImagerPixelSpacing"), 2)
+
+
+def _values(image: Dataset, keyword: str) -> list[Any]:
+    value = image.get(keyword)
+    return list(value) if isinstance(value, MultiValue | list) else [value]
+
+
+def _are_numbers(values: Sequence[Any], count: int) -> bool:
+    try:
+        return len(values) == count and all(math.isfinite(float(each)) for each in values)
+    except (TypeError, ValueError):
+        return False
 
 
 def device_observer(identity: ResultIdentity) -> hd.sr.ObserverContext:
@@ -120,9 +209,20 @@ def algorithm_of_group(identity: ResultIdentity) -> hd.sr.AlgorithmIdentificatio
     )
 
 
-def sites(structure: Structure) -> list[hd.sr.FindingSite] | None:
-    """Where the structure is, if its type does not say so."""
-    return [hd.sr.FindingSite(anatomic_location=structure.anatomy)] if structure.anatomy else None
+def sites(structure: Structure | Mark) -> list[hd.sr.FindingSite] | None:
+    """Where the structure is and on which side, if its type does not say so."""
+    if structure.anatomy is None and structure.laterality is None:
+        return None
+    return [hd.sr.FindingSite(anatomic_location=structure.anatomy or structure.type, laterality=structure.laterality)]
+
+
+def certainty(probability: float) -> hd.sr.Measurement:
+    """How certain a finding is. Raises ValueError unless the probability is from 0 to 1."""
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"expected a probability from 0 to 1, found {probability}")
+    return measurement_item(
+        Measurement(concept=codes.CERTAINTY_OF_FINDING, value=100.0 * probability, unit=codes.PERCENT)
+    )
 
 
 def measurement_item(measurement: Measurement) -> hd.sr.Measurement:

@@ -1,7 +1,7 @@
 """Findings → Multi-frame True Color Secondary Capture (PS3.3 A.8.4): slices with outlines burned in.
 
 For viewers that can show nothing but images. Each frame keeps its place in the patient, so that it scrolls with the
-source series.
+source series. A legend stands above the picture, and hides nothing of it.
 """
 
 import math
@@ -27,6 +27,9 @@ SMALLEST_SIDE = 384
 LINE_HEIGHT = 12
 """Of the legend's text, in pixels."""
 MARGIN = 3
+MOST_NAMES = 24
+"""In the legend: more would take more room than the picture."""
+WHITE = (255, 255, 255)
 
 
 def encode_secondary_capture(findings: Findings, source: Source, identity: ResultIdentity) -> Dataset:
@@ -36,8 +39,9 @@ def encode_secondary_capture(findings: Findings, source: Source, identity: Resul
     """
     if source.volume is None:
         raise ValueError("a secondary capture needs the source's values")
-    shown = shown_planes(findings)
-    scale = scale_of(source)
+    shown = np.flatnonzero(findings.areas[:, [each.label for each in findings.present]].any(axis=1)).tolist()
+    scale = _scale_of(source)
+    legend = _legend(findings, identity, columns=int(source.header.Columns) * scale)
     dataset = new_dataset(
         source.header,
         identity,
@@ -57,39 +61,31 @@ def encode_secondary_capture(findings: Findings, source: Source, identity: Resul
     dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator", "")
     centre, width = window_of(source.planes[0], source)
     window = (centre - width / 2, centre + width / 2)
-    pictures = [_picture(index, findings, source, identity, scale=scale, window=window) for index in shown]
+    pictures = [
+        np.concatenate([legend, _picture(index, findings, source, scale=scale, window=window)]) for index in shown
+    ]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.Rows, dataset.Columns = pictures[0].shape[:2]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
     dataset.NumberOfFrames = len(pictures)
-    dataset.FrameIncrementPointer = Tag("PerFrameFunctionalGroupsSequence")
-    _describe(dataset, [source.planes[index] for index in shown], findings, source, scale)
+    if len(pictures) > 1:  # with one frame it must not be there (PS3.3 C.7.6.6)
+        dataset.FrameIncrementPointer = Tag("PerFrameFunctionalGroupsSequence")
+    _describe(dataset, [source.planes[index] for index in shown], findings, source, scale, above=len(legend))
     pixels = np.stack(pictures).tobytes()
     dataset.PixelData = pixels + b"\0" * (len(pixels) % 2)
     return dataset
 
 
-def shown_planes(findings: Findings) -> list[int]:
-    """The slices that show something."""
-    return np.flatnonzero(np.isin(findings.mask.array, [each.label for each in findings.present]).any((1, 2))).tolist()
-
-
-def scale_of(source: Source) -> int:
+def _scale_of(source: Source) -> int:
     """How many pixels of the picture a pixel of the source becomes, along each side."""
     header = source.header
     return max(1, math.ceil(SMALLEST_SIDE / min(int(header.Rows), int(header.Columns))))
-
-
-def legend_rows(findings: Findings) -> int:
-    """How many rows at the top hold text."""
-    return 2 * MARGIN + LINE_HEIGHT * (1 + len(findings.present))
 
 
 def _picture(
     index: int,
     findings: Findings,
     source: Source,
-    identity: ResultIdentity,
     *,
     scale: int,
     window: tuple[float, float],
@@ -100,10 +96,10 @@ def _picture(
     grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     large = grey.repeat(scale, 0).repeat(scale, 1)
     picture = np.stack([large] * 3, axis=-1)
-    labels = findings.mask.array[index].repeat(scale, 0).repeat(scale, 1)
     for structure in findings.present:
-        picture[_innermost(labels == structure.label)] = structure.colour
-    return _with_legend(picture, findings, identity)
+        mask = findings.in_slice(structure, index).repeat(scale, 0).repeat(scale, 1)
+        picture[_innermost(mask)] = structure.colour
+    return picture
 
 
 def _innermost(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -113,17 +109,27 @@ def _innermost(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~surrounded
 
 
-def _with_legend(picture: NDArray[np.uint8], findings: Findings, identity: ResultIdentity) -> NDArray[np.uint8]:
-    image = Image.fromarray(picture)
+def _legend(findings: Findings, identity: ResultIdentity, *, columns: int) -> NDArray[np.uint8]:
+    """Rows of text, shape (rows, columns, 3): what made the picture, and the structures' names in their colours."""
+    lines = [(f"AI (RESEARCH) {identity.title} {identity.version}", WHITE)]
+    lines += [(structure.name, structure.colour) for structure in findings.present[:MOST_NAMES]]
+    unnamed = len(findings.present) - MOST_NAMES
+    if unnamed > 0:
+        lines.append((f"and {unnamed} more", WHITE))
+    image = Image.new("RGB", (columns, 2 * MARGIN + LINE_HEIGHT * len(lines)))
     draw = ImageDraw.Draw(image)
-    draw.text((MARGIN, MARGIN), f"AI {identity.title} {identity.version} (RESEARCH)", fill=(255, 255, 255))
-    for line, structure in enumerate(findings.present, start=1):
-        draw.text((MARGIN, MARGIN + line * LINE_HEIGHT), structure.name, fill=structure.colour)
+    for line, (text, colour) in enumerate(lines):
+        draw.text((MARGIN, MARGIN + line * LINE_HEIGHT), text, fill=colour)
     return np.asarray(image)
 
 
-def _describe(dataset: Dataset, planes: list[Plane], findings: Findings, source: Source, scale: int) -> None:
-    """Pixel Measures, Plane Position and Plane Orientation: what this SOP class allows (PS3.3 A.8.4.4)."""
+def _describe(
+    dataset: Dataset, planes: list[Plane], findings: Findings, source: Source, scale: int, *, above: int
+) -> None:
+    """Pixel Measures, Plane Position and Plane Orientation: what this SOP class allows (PS3.3 A.8.4.4).
+
+    ``above``: rows of a frame that stand above the picture.
+    """
     affine = findings.mask.affine
     measures = Dataset()
     measures.PixelSpacing = [DSfloat(float(value) / scale, auto_format=True) for value in source.header.PixelSpacing]
@@ -134,12 +140,12 @@ def _describe(dataset: Dataset, planes: list[Plane], findings: Findings, source:
     shared.PlaneOrientationSequence = DicomSequence([orientation])
     shared.PixelMeasuresSequence = DicomSequence([measures])
     dataset.SharedFunctionalGroupsSequence = DicomSequence([shared])
-    # The first pixel is smaller than the source's: its centre lies nearer to the corner.
-    towards_centre = (affine[:3, 1] + affine[:3, 2]) * (0.5 / scale - 0.5)
+    # The picture's first pixel is smaller than the source's, so its centre lies nearer to the corner.
+    to_first = (affine[:3, 1] + affine[:3, 2]) * (0.5 / scale - 0.5) - affine[:3, 1] * above / scale
     groups = []
     for plane in planes:
         position = Dataset()
-        first = np.array([float(value) for value in plane.position]) + towards_centre
+        first = np.array([float(value) for value in plane.position]) + to_first
         position.ImagePositionPatient = [DSfloat(value, auto_format=True) for value in first]
         group = Dataset()
         group.PlanePositionSequence = DicomSequence([position])

@@ -10,6 +10,7 @@ import numpy as np
 from highdicom.color import CIELabColor
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import RLELossless
 
 from coread import codes
@@ -17,13 +18,15 @@ from coread.dicom_sr.frames import (
     Frames,
     binary_frames,
     fractional_frames,
+    in_steps,
     label_map_frames,
     write_functional_groups,
     write_referenced_series,
 )
-from coread.dicom_sr.header import in_series, pin_dimensions, plain
+from coread.dicom_sr.header import code_item, in_series, pin_dimensions, plain
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.source import Source
+from coread.errors import ResultError
 from coread.findings import Findings, Structure
 from coread.objects import ObjectKind
 
@@ -40,7 +43,8 @@ def encode_segmentation(
 ) -> Dataset:
     """The structures that are present, numbered from 1 in their order. Frames without foreground are left out.
 
-    Raises ValueError if no structure is present, or if a FRACTIONAL one is wanted of findings without probabilities.
+    Raises ValueError if no structure is present, or if a FRACTIONAL one is wanted of findings without probabilities;
+    ResultError if a structure is present and its probability nowhere above 0, as far as a FRACTIONAL one can say.
     """
     present = findings.present
     if not present:
@@ -48,6 +52,8 @@ def encode_segmentation(
     frames = _frames(findings, present, kind)
     dataset = _header(present, source, identity, kind)
     pin_dimensions(dataset, identity, kind)
+    if frames.overlap:
+        dataset.SegmentsOverlap = "YES"  # the header's one plane has none
     write_referenced_series(dataset, source)
     write_functional_groups(dataset, frames, source.planes, derivation=codes.SEGMENTATION)
     dataset.add_new("PixelData", "OB", frames.pixels)
@@ -81,13 +87,21 @@ def algorithm(identity: ResultIdentity) -> hd.AlgorithmIdentificationSequence:
 
 def _frames(findings: Findings, present: Sequence[Structure], kind: ObjectKind) -> Frames:
     if kind is ObjectKind.SEG:
-        return binary_frames(findings.mask.array, segment_numbers(present))
+        return binary_frames([layer.array for layer in findings.layers], segment_numbers(present))
     if kind is not ObjectKind.SEG_FRACTIONAL:
         return label_map_frames(findings.mask.array, segment_numbers(present))
     without = [structure.name for structure in present if structure.label not in findings.probabilities]
     if without:
         raise ValueError(f"expected probabilities of every structure, found none of {', '.join(without)}")
-    return fractional_frames([findings.probabilities[structure.label] for structure in present])
+    probabilities = [findings.probabilities[structure.label] for structure in present]
+    highest = [in_steps(probability.max(keepdims=True)) for probability in probabilities]
+    empty = [structure.name for structure, steps in zip(present, highest, strict=True) if not steps.any()]
+    if empty:
+        raise ResultError(
+            f"expected probabilities of 1/255 or more of every structure found, found none of {', '.join(empty)}; "
+            "check the model's output"
+        )
+    return fractional_frames(probabilities)
 
 
 def _header(present: Sequence[Structure], source: Source, identity: ResultIdentity, kind: ObjectKind) -> Dataset:
@@ -117,7 +131,7 @@ def _header(present: Sequence[Structure], source: Source, identity: ResultIdenti
 
 def describe_segment(number: int, structure: Structure, identity: ResultIdentity) -> hd.seg.SegmentDescription:
     """A segment (PS3.3 C.8.20.4): its meaning, its maker, its colour, and the UID that it is tracked by."""
-    return hd.seg.SegmentDescription(
+    description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=structure.name,
         segmented_property_category=structure.category,
@@ -129,3 +143,7 @@ def describe_segment(number: int, structure: Structure, identity: ResultIdentity
         anatomic_regions=[structure.anatomy] if structure.anatomy else None,
         display_color=CIELabColor.from_rgb(*structure.colour),
     )
+    if structure.laterality:
+        (property_type,) = description.SegmentedPropertyTypeCodeSequence
+        property_type.SegmentedPropertyTypeModifierCodeSequence = DicomSequence([code_item(structure.laterality)])
+    return description

@@ -1,11 +1,12 @@
 """The images that a result speaks of: one plane after the other, whether each is a file or a frame of one."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import (
@@ -52,6 +53,10 @@ _OF_AN_INSTANCE = (
     "Columns",
     "NumberOfFrames",
 )
+
+
+COSINE_DECIMALS = 10
+"""More than any scanner writes, and fewer than the digits that computing changes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,6 +135,12 @@ def frame_count(image: Dataset) -> int:
         return 1
 
 
+def _cosines(volume: Volume) -> list[DSfloat]:
+    """ImageOrientationPatient: along a row, then down a column."""
+    _, column, row = volume.unit_vectors()
+    return [DSfloat(value, auto_format=True) for value in np.concatenate([row, column]).round(COSINE_DECIMALS) + 0.0]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
     """``planes`` in the order of the findings' slices; ``spacing_mm`` is the measured distance of neighbouring ones
@@ -140,7 +151,7 @@ class Source:
     planes: Sequence[Plane]
     spacing_mm: float | None = None
     volume: Volume | None = None
-    """The images' values, for objects that show them."""
+    """The images' values, for objects that show them; its grid is what results lie on."""
 
     @cached_property
     def header(self) -> Dataset:
@@ -154,6 +165,8 @@ class Source:
             for keyword in _OF_A_PLANE:
                 if first.get(keyword) is not None:
                     setattr(header, keyword, first.get(keyword))
+        if self.volume is not None and header.get("ImageOrientationPatient"):
+            header.ImageOrientationPatient = _cosines(self.volume)
         if self.spacing_mm is not None:
             header.SpacingBetweenSlices = DSfloat(self.spacing_mm, auto_format=True)
             if not header.get("SliceThickness"):
@@ -184,6 +197,11 @@ class Source:
             if value not in (None, ""):
                 setattr(own, keyword, value)
         return Dataset({**self.header, **own})
+
+    @cached_property
+    def indices(self) -> Mapping[tuple[str, int | None], int]:
+        """SOPInstanceUID and frame (None for a single-frame image) → which of the planes it is."""
+        return {(str(plane.image.SOPInstanceUID), plane.frame): index for index, plane in enumerate(self.planes)}
 
     @cached_property
     def instances(self) -> list[Dataset]:

@@ -4,28 +4,35 @@ Reports with TID 1501 groups: a coded question, a coded answer, and where it is 
 """
 
 import highdicom as hd
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage
 
 from coread import codes
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.report import (
     add_comment,
     algorithm_of_group,
+    certainty,
     document,
+    is_uid,
+    library_entry,
     max_probability,
     measurement_item,
+    report_of,
     sites,
     tracking,
 )
 from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Plane, Source
-from coread.findings import Classification, Findings, Measurement, NotEvaluated, Structure
+from coread.findings import Classification, Findings, NotEvaluated, Quantity, Structure
 from coread.objects import ObjectKind
 
 
 def encode_classification(findings: Findings, source: Source, identity: ResultIdentity) -> hd.sr.Comprehensive3DSR:
-    """A group for each class, its probability as Certainty of Finding."""
+    """A group for each class, its probability as Certainty of Finding, and for each number of the study as a whole."""
     groups = [_classification(each, source, identity) for each in findings.classifications]
+    groups += [_quantity(each, source, identity) for each in findings.quantities]
     return _document(groups, source, identity, ObjectKind.SR_CLASSIFICATION)
 
 
@@ -34,21 +41,52 @@ def encode_absence(findings: Findings, source: Source, identity: ResultIdentity)
     groups = []
     for structure in findings.absent:
         highest = max_probability(findings, structure)
-        certainty = [] if highest is None else [_certainty(1.0 - highest)]
-        groups.append(_structure(structure, codes.ABSENT, source, identity, certainty))
+        how_certain = [] if highest is None else [certainty(1.0 - highest)]
+        groups.append(_structure(structure, codes.ABSENT, _images(source), identity, how_certain))
     return _document(groups, source, identity, ObjectKind.SR_ABSENT)
 
 
 def encode_not_evaluated(
-    not_evaluated: NotEvaluated, source: Source, identity: ResultIdentity
+    not_evaluated: NotEvaluated, header: Dataset, identity: ResultIdentity
 ) -> hd.sr.Comprehensive3DSR:
-    """A group with the answer Not Evaluated for each structure, and the reason in words."""
+    """A group with the answer Not Evaluated for each structure, and the reason in words.
+
+    ``header``: of the image that stands for the series. What is wrong with the series may be that very image: the
+    report says of it what its header says, and refers to nothing if the header does not allow it.
+    """
+    image = _referable(header)
+    images = [] if image is None else [_source_image(image, frames=None)]
     groups = []
     for structure in not_evaluated.structures:
-        group = _structure(structure, codes.NOT_EVALUATED, source, identity, [])
+        group = _structure(structure, codes.NOT_EVALUATED, images, identity, [])
         add_comment(group, not_evaluated.reason)
         groups.append(group)
-    return _document(groups, source, identity, ObjectKind.SR_NOT_EVALUATED)
+    report = report_of(
+        groups,
+        library=[] if image is None else [image],
+        evidence=[_nameless(header, identity) if image is None else image],
+        identity=identity,
+        kind=ObjectKind.SR_NOT_EVALUATED,
+    )
+    if image is None:
+        del report.CurrentRequestedProcedureEvidenceSequence  # required only where the content refers to something
+    return report
+
+
+def _referable(header: Dataset) -> Dataset | None:
+    """What a report can say of an image and refer to; None if it is of no class for images, or one of its UIDs is not
+    legal.
+    """
+    has_uids = all(is_uid(header.get(keyword)) for keyword in ("SOPInstanceUID", "SeriesInstanceUID"))
+    return library_entry(header) if has_uids else None
+
+
+def _nameless(header: Dataset, identity: ResultIdentity) -> Dataset:
+    """A header's patient and study, under identifiers that encoders accept."""
+    own = Dataset()
+    own.SOPClassUID = Comprehensive3DSRStorage
+    own.SOPInstanceUID = own.SeriesInstanceUID = identity.uid("nameless")
+    return Dataset({**header, **own})
 
 
 def _document(
@@ -67,29 +105,31 @@ def _middle(source: Source) -> Plane:
 
 def _images(source: Source) -> list[hd.sr.SourceImageForMeasurementGroup]:
     plane = _middle(source)
-    return [
-        hd.sr.SourceImageForMeasurementGroup(
-            referenced_sop_class_uid=plane.image.SOPClassUID,
-            referenced_sop_instance_uid=plane.image.SOPInstanceUID,
-            referenced_frame_numbers=plane.frames,
-        )
-    ]
+    return [_source_image(plane.image, frames=plane.frames)]
+
+
+def _source_image(image: Dataset, *, frames: list[int] | None) -> hd.sr.SourceImageForMeasurementGroup:
+    return hd.sr.SourceImageForMeasurementGroup(
+        referenced_sop_class_uid=image.SOPClassUID,
+        referenced_sop_instance_uid=image.SOPInstanceUID,
+        referenced_frame_numbers=frames,
+    )
 
 
 def _structure(
     structure: Structure,
     answer: Code,
-    source: Source,
+    images: list[hd.sr.SourceImageForMeasurementGroup],
     identity: ResultIdentity,
-    certainty: list[hd.sr.Measurement],
+    measurements: list[hd.sr.Measurement],
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking(structure, identity),
         finding_type=structure.type,
         finding_sites=sites(structure),
         algorithm_id=algorithm_of_group(identity),
-        source_images=_images(source),
-        measurements=certainty,
+        source_images=images,
+        measurements=measurements,
         qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=structure.type, value=answer)],
     )
 
@@ -106,15 +146,21 @@ def _classification(
         finding_sites=[hd.sr.FindingSite(anatomic_location=anatomy)] if anatomy else None,
         algorithm_id=algorithm_of_group(identity),
         source_images=_images(source),
-        measurements=[_certainty(classification.probability)],
+        measurements=[] if classification.probability is None else [certainty(classification.probability)],
         qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=classification.finding, value=classification.value)],
     )
 
 
-def _certainty(probability: float) -> hd.sr.Measurement:
-    """Raises ValueError unless the probability is from 0 to 1."""
-    if not 0.0 <= probability <= 1.0:
-        raise ValueError(f"expected a probability from 0 to 1, found {probability}")
-    return measurement_item(
-        Measurement(concept=codes.CERTAINTY_OF_FINDING, value=100.0 * probability, unit=codes.PERCENT)
+def _quantity(
+    quantity: Quantity, source: Source, identity: ResultIdentity
+) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+    anatomy = quantity.anatomy
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(
+            uid=tracking_uid(quantity.name, identity), identifier=quantity.name
+        ),
+        finding_sites=[hd.sr.FindingSite(anatomic_location=anatomy)] if anatomy else None,
+        algorithm_id=algorithm_of_group(identity),
+        source_images=_images(source),
+        measurements=[measurement_item(quantity.measurement)],
     )

@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import RTStructureSetStorage
 
-from coread.dicom_sr.header import code_item, new_dataset
+from coread.dicom_sr.header import code_item, for_research, make_room, new_dataset
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.outlines import in_one_ring, regions_of
 from coread.dicom_sr.source import Source, reference_to
@@ -17,8 +17,8 @@ from coread.volume import Volume
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """Retired, and still what RTReferencedStudySequence is to name (PS3.3 C.8.8.5)."""
 
-DECIMALS = 4
-"""Of a coordinate in mm: a decimal string has 16 characters, and a tenth of a micrometre is enough."""
+DECIMALS = 3
+"""Of a coordinate in mm: a micrometre is enough, and each further digit counts some thousand times."""
 
 
 def encode_structure_set(findings: Findings, source: Source, identity: ResultIdentity) -> Dataset:
@@ -29,7 +29,7 @@ def encode_structure_set(findings: Findings, source: Source, identity: ResultIde
     dataset.Modality = "RTSTRUCT"
     dataset.OperatorsName = ""
     dataset.StructureSetLabel = "AI"
-    dataset.StructureSetName = f"{identity.title} (RESEARCH)"[:64]
+    dataset.StructureSetName = for_research(identity.title)
     dataset.StructureSetDate = dataset.StructureSetTime = ""
     dataset.ApprovalStatus = "UNAPPROVED"
     dataset.FrameOfReferenceUID = source.header.FrameOfReferenceUID
@@ -38,9 +38,11 @@ def encode_structure_set(findings: Findings, source: Source, identity: ResultIde
     numbered = list(enumerate(findings.present, start=1))
     dataset.StructureSetROISequence = DicomSequence([_roi(number, each, source) for number, each in numbered])
     dataset.ROIContourSequence = DicomSequence(
-        [_contours(number, each, findings.mask, source) for number, each in numbered]
+        [_contours(number, each, findings.layer_of(each), source) for number, each in numbered]
     )
     dataset.RTROIObservationsSequence = DicomSequence([_observation(number, each) for number, each in numbered])
+    contours = [contour for roi in dataset.ROIContourSequence for contour in roi.ContourSequence]
+    make_room(dataset, longest=max(len("\\".join(map(str, contour.ContourData))) for contour in contours))
     return dataset
 
 
@@ -90,7 +92,7 @@ def _contours(number: int, structure: Structure, labels: Volume, source: Source)
             contour.ContourImageSequence = DicomSequence([image])
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(points)
-            contour.ContourData = [f"{value:.{DECIMALS}f}" for value in points.ravel()]
+            contour.ContourData = [f"{value:.10g}" for value in points.round(DECIMALS).ravel() + 0.0]  # no "-0"
             contours.append(contour)
     roi = Dataset()
     roi.ROIDisplayColor = list(structure.colour)

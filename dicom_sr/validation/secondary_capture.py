@@ -11,6 +11,7 @@ from coread.dicom_sr.validation.geometry import (
     DIRECTION_TOLERANCE,
     POSITION_TOLERANCE_MM,
     Plane,
+    Vector,
     all_planes,
     frames,
     gap_mm,
@@ -35,7 +36,9 @@ NEEDED = (
 )
 COLOURS = {"RGB", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", "YBR_FULL"}
 SAME_EDGE = 0.6
-"""In pixels of the source: a rendering ends where its source ends."""
+"""In pixels of the source: a rendering ends where its source ends, but for a legend beside it."""
+SAME_SIZE = 1e-3
+"""Relative: as large as the source."""
 
 _pixel = problems_of("pixels", "PS3.3 A.8.5.4")
 _geometry = problems_of("geometry", "PS3.3 C.7.6.16.2")
@@ -88,18 +91,23 @@ def frames_lie_in_the_source(subject: Subject) -> Iterator[Problem]:
 
 
 def _place_problems(place: str, own: Plane, sources: Sequence[Plane]) -> Iterator[Problem]:
-    away = outside_mm(own.corners(), sources)
+    nearest = min(sources, key=lambda each: abs(float((own.position - each.position) @ each.normal)))
+    size, shown = own.spacing * (own.rows, own.columns), nearest.spacing * (nearest.rows, nearest.columns)
+    is_parallel = np.abs(own.orientation - nearest.orientation).max() <= DIRECTION_TOLERANCE
+    if is_parallel and (size > shown * (1 - SAME_SIZE)).all():
+        yield from _rendering_problems(place, own, nearest, larger_by=(size - shown) / nearest.spacing)
+        return
+    away = outside_mm(own.corners(), sources)  # of a reformation or a section
     if away > max(*own.spacing, *sources[0].spacing, gap_mm(sources) or 0.0):
         yield _geometry(f"{place}.PlanePositionSequence", "a place within the source series", f"{away:.1f} mm outside")
-        return
-    if np.abs(own.orientation - sources[0].orientation).max() > DIRECTION_TOLERANCE:
-        return  # a reformation
-    nearest = min(sources, key=lambda each: abs(float((own.position - each.position) @ each.normal)))
+
+
+def _rendering_problems(place: str, own: Plane, nearest: Plane, *, larger_by: Vector) -> Iterator[Problem]:
+    """``larger_by``: (row, column), in pixels of the source, what stands beside the picture."""
     distance = abs(float((own.position - nearest.position) @ nearest.normal))
-    size = own.spacing * (own.rows, own.columns)
-    if not np.allclose(size, nearest.spacing * (nearest.rows, nearest.columns), rtol=1e-3):
-        return  # a section
-    edges = nearest.pixel_of(own.position)[0][:2] - own.spacing[::-1] / nearest.spacing[::-1] / 2 + 0.5
+    first = nearest.pixel_of(own.position)[0][:2] - own.spacing[::-1] / nearest.spacing[::-1] / 2 + 0.5
+    last = first + larger_by[::-1]
+    edges = np.where(np.abs(first) < np.abs(last), first, last)
     if distance > POSITION_TOLERANCE_MM or np.abs(edges).max() > SAME_EDGE / 2:
         shift = max(distance, float(np.abs(edges * nearest.spacing[::-1]).max()))
         yield _geometry(

@@ -8,6 +8,7 @@ from pydicom.sr.coding import Code
 # What is measured
 VOLUME = Code("118565006", "SCT", "Volume")
 MASS = Code("118538004", "SCT", "Mass")
+LENGTH = Code("410668003", "SCT", "Length")
 DIAMETER = Code("81827009", "SCT", "Diameter")
 AREA = Code("42798000", "SCT", "Area")
 ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
@@ -30,6 +31,7 @@ PERCENT = Code("%", "UCUM", "Percent")
 
 # What is said of a finding
 ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
+PRESENT = Code("52101004", "SCT", "Present")
 ABSENT = Code("272519000", "SCT", "Absent")
 NOT_EVALUATED = Code("373121007", "SCT", "Not Evaluated")
 CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")

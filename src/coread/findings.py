@@ -38,6 +38,8 @@ class Structure:
     category: Code
     type: Code
     anatomy: Code | None
+    laterality: Code | None = None
+    """Left, right or bilateral (CID 244), where type and anatomy do not say it."""
     colour: tuple[int, int, int]
     """sRGB, 0 to 255."""
     voxels: int
@@ -58,9 +60,36 @@ class Classification:
     """What the question is about: "Pneumonia"."""
     value: Code
     """The answer: "Present", "Absent", or a class (CID 240 and further)."""
-    probability: float
-    """Of that answer, 0 to 1."""
+    probability: float | None
+    """Of that answer, 0 to 1; None: the model does not tell."""
     anatomy: Code | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number that the model gives for the study as a whole."""
+
+    name: str
+    """For people, and the identifier that it is tracked by."""
+    measurement: Measurement
+    anatomy: Code | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mark:
+    """A finding that is marked in one slice: a box, or a landmark."""
+
+    name: str
+    """For people, and the identifier that it is tracked by: no two have the same."""
+    type: Code
+    anatomy: Code | None
+    laterality: Code | None = None
+    plane: int
+    """Index of the slice."""
+    outline: NDArray[np.float64]
+    """(column, row) in pixels, corners counted from 0; shape (points, 2). A closed ring, or one point."""
+    probability: float | None
+    measurements: tuple[Measurement, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,10 +112,16 @@ class Findings:
     """
 
     labels: Volume | None = None
+    overlapping: tuple[Volume, ...] = ()
+    """Further label volumes on the same grid, of structures that overlap others. Each structure lies in one only."""
     structures: tuple[Structure, ...] = ()
     probabilities: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
     """Label → probability of each voxel, 0 to 1, on the grid of ``labels``; empty if the model does not tell."""
     classifications: tuple[Classification, ...] = ()
+    quantities: tuple[Quantity, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    grid: Volume | None = None
+    """The source's own grid, where marks lie on it."""
     maps: tuple[ScalarMap, ...] = ()
 
     @property
@@ -98,9 +133,29 @@ class Findings:
         return [structure for structure in self.structures if not structure.is_present]
 
     @cached_property
+    def _areas_by_layer(self) -> list[NDArray[np.int64]]:
+        return [count_by_slice(layer.array) for layer in self.layers]
+
+    @property
+    def layers(self) -> tuple[Volume, ...]:
+        """All label volumes. Raises ValueError without a segmentation."""
+        return (self.mask, *self.overlapping)
+
+    @cached_property
     def areas(self) -> NDArray[np.int64]:
-        """Number of pixels by slice and label, shape (slices, 256). Raises ValueError without a segmentation."""
-        return count_by_slice(self.mask.array)
+        """Number of pixels by slice and label, shape (slices, 256); of label 0 it means nothing. Raises ValueError
+        without a segmentation.
+        """
+        return np.asarray(sum(self._areas_by_layer), np.int64)
+
+    def layer_of(self, structure: Structure) -> Volume:
+        """The label volume that a structure lies in. Raises ValueError without a segmentation."""
+        of_layers = zip(self.layers, self._areas_by_layer, strict=True)
+        return next((layer for layer, areas in of_layers if areas[:, structure.label].any()), self.mask)
+
+    def in_slice(self, structure: Structure, index: int) -> NDArray[np.bool_]:
+        """A structure's pixels in a slice, (row, column)."""
+        return np.asarray(self.layer_of(structure).array[index] == structure.label)
 
     def key_plane(self, structure: Structure) -> int:
         """The slice that has the most of a structure; the first, if several have as much."""

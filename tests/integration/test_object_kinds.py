@@ -445,7 +445,7 @@ def test_labels_without_a_segment_are_left_out() -> None:
     array[0, 0, 0] = 1
     numbers = np.zeros(256, np.uint8)
     numbers[1] = 1
-    assert binary_frames(array, numbers).planes.tolist() == [0]
+    assert binary_frames([array], numbers).planes.tolist() == [0]
     assert segment_numbers([]).sum() == 0
 
 
