@@ -13,7 +13,7 @@ from typing import Any
 
 from kombu.exceptions import OperationalError
 
-from coread.archive import Archive
+from coread.archive import Archive, withdraw
 from coread.broker import QUEUE, RUN_JOB, make_app
 from coread.errors import BrokerUnavailable, TransientError
 from coread.job import Job
@@ -57,7 +57,13 @@ def start(orthanc: Any) -> None:
                 publish=_publisher(settings),
                 clock=lambda: datetime.now(UTC),
             )
-            _repeat(intake.step, stop=stop, pause_s=settings.intake.poll_s)
+            sweeper = Sweeper(archive=archive, ledger=ledger)
+
+            def step() -> None:
+                sweeper.step()
+                intake.step()
+
+            _repeat(step, stop=stop, pause_s=settings.intake.poll_s)
 
     # A daemon thread, because Orthanc would wait for any other one without limit.
     thread = threading.Thread(target=run, name="coread-intake", daemon=True)
@@ -80,6 +86,37 @@ def _identity_of_database(orthanc: Any) -> str:
         identity = uuid.uuid4().hex
         orthanc.SetGlobalProperty(IDENTITY_PROPERTY, identity)
     return identity
+
+
+class Sweeper:
+    """Takes away results from before a study changed where the job in their place failed or was withdrawn.
+
+    A worker does it when a job ends. But it may have died of the job, or Orthanc may not have answered it at the last
+    attempt. It runs in the intake's thread, which alone lets a superseded job run again.
+    """
+
+    def __init__(self, *, archive: Archive, ledger: Ledger) -> None:
+        self._archive = archive
+        self._ledger = ledger
+        self._swept: frozenset[str] = frozenset()
+        """Ids of the jobs that were seen to; a plugin that starts looks once at each again."""
+
+    def step(self) -> None:
+        """See to the jobs that were given up since the last step, and to those for which Orthanc did not answer."""
+        given_up = {job.job_id: job for job in self._ledger.given_up()}
+        swept = self._swept & given_up.keys()
+        for job in given_up.values():
+            if job.job_id not in swept and self._withdrew(job):
+                swept |= {job.job_id}
+        self._swept = swept
+
+    def _withdrew(self, job: Job) -> bool:
+        try:
+            withdraw(self._archive, job.orthanc_id, self._ledger.outdated_uids(job))
+        except TransientError as error:  # one study that Orthanc cannot show must not hold up the others
+            logger().warning("outdated results not withdrawn yet", job_id=job.job_id, reason=str(error))
+            return False
+        return True
 
 
 def _repeat(step: Callable[[], None], *, stop: threading.Event, pause_s: float) -> None:

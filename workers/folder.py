@@ -15,7 +15,7 @@ from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile
 from coread.workers.jobs import utc_now
 from coread.workers.picture import montage
-from coread.workers.pipeline import Reading, Refusal, explain_refusal, read_study
+from coread.workers.pipeline import Reading, explain_refusal, read_study
 from coread.workers.study import Study
 
 
@@ -63,18 +63,31 @@ def _outcome(
         return Outcome(study_instance_uid=uid, model=model, error=broken)
     if isinstance(result, Reading):
         return Outcome(study_instance_uid=uid, model=model, reading=result, files=write_reading(result, folder))
-    refused, refusal = result
-    files = _write({f"{each.kind}.dcm": each.file() for each in refusal.objects}, folder)
+    refused, objects = result
+    files = _write({f"{each.kind}.dcm": each.file() for each in objects}, folder)
     return Outcome(study_instance_uid=uid, model=model, error=refused, files=files)
 
 
-def _read(study: Study, runner: BundleRunner, profiles: Sequence[Profile]) -> Reading | tuple[InputError, Refusal]:
-    """The reading, or why there is none."""
+def _read(
+    study: Study, runner: BundleRunner, profiles: Sequence[Profile]
+) -> Reading | tuple[InputError, Sequence[ResultObject]]:
+    """The reading; or why there is none, and the objects that say so."""
     job_id, now = _job(study, runner)
     try:
         return read_study(study, runner, job_id=job_id, created_at=now, profiles=profiles)
     except InputError as error:
-        return error, explain_refusal(study, runner, error, job_id=job_id, created_at=now)
+        return error, _said(study, runner, error, job_id=job_id, created_at=now)
+
+
+def _said(
+    study: Study, runner: BundleRunner, error: InputError, *, job_id: str, created_at: datetime
+) -> Sequence[ResultObject]:
+    """The report that says why a study was refused; none if it cannot be written."""
+    try:
+        return explain_refusal(study, runner, error, job_id=job_id, created_at=created_at).objects
+    except Exception:  # noqa: BLE001  # the study was refused because something is wrong with it
+        logger().exception("that the study was not evaluated could not be written as a report")
+        return ()
 
 
 def _job(study: Study, runner: BundleRunner) -> tuple[str, datetime]:

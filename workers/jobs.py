@@ -5,15 +5,15 @@ have the same UIDs, and what is not finished is taken up again when the lease ru
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
 
-from coread.archive import Archive
+from coread.archive import Archive, instances_with, withdraw
+from coread.dicom_sr.encode import ResultObject
 from coread.dicom_sr.identity import possible_instances
 from coread.errors import ConfigurationError, CoreadError, InputError, SourceGone, StudyChanged, TransientError
 from coread.job import Job, JobState, fingerprint_of
@@ -158,44 +158,39 @@ class JobRunner:
 
     def _store(self, job: Job, reading: Reading | Refusal, *, end: JobState, reason: str = "") -> JobState:
         record = self._ledger.job(job.job_id)
-        new = {str(uid) for uid in reading.summary["sop_instance_uids"]}
-        stale = possible_instances(job.job_id) - new if record and record.result_uids else frozenset()
+        was_begun_before = bool(record and record.result)
         if not self._ledger.start_storing(job.job_id, worker=self._worker, result=reading.summary, at=utc_now()):
             logger().info("job was withdrawn while it ran; nothing stored")
             return JobState.SUPERSEDED
         watch = Stopwatch(reading.summary["seconds"])
         with watch.stage("store"):
+            kept = self._withdraw_other_attempts(job, reading.objects) if was_begun_before else frozenset()
             for result in reading.objects:
-                self._archive.store(result.file())
-        self._withdraw(job, stale)
+                if result.dataset.SOPInstanceUID not in kept:
+                    self._archive.store(result.file())
         return self._end(job, end, reason, reading.summary)
 
-    def _withdraw_earlier_results(self, job: Job) -> None:
-        """Take away what earlier jobs of this model stored for this study before it changed: it is wrong now, whether
-        or not this job has something better.
-        """
-        earlier = {
-            uid
-            for record in self._ledger.jobs(study_instance_uid=job.study_instance_uid)
-            if record.state is JobState.SUPERSEDED and record.job.model == job.model
-            for uid in record.result_uids
-        }
-        self._withdraw(job, earlier)
+    def _withdraw_other_attempts(self, job: Job, objects: Sequence[ResultObject]) -> frozenset[str]:
+        """Take away what an earlier attempt at this job stored, all but what is the same now; the UIDs of what stays.
 
-    def _withdraw(self, job: Job, uids: AbstractSet[str]) -> None:
-        """Delete the results with these SOP Instance UIDs from the study, as far as they are there."""
-        if not uids:
-            return
-        try:
-            study = self._archive.study(job.orthanc_id)
-        except SourceGone:
-            return  # and the results with it
-        for series in study.series:
-            if not uids.isdisjoint(series.instances.values()):
-                self._archive.delete_series(series.orthanc_id)
+        Attempts may differ, as a GPU's mask does from a CPU's, and their objects have the same UIDs: Orthanc would keep
+        the first of each, and so objects of two attempts side by side.
+        """
+        new = {str(result.dataset.SOPInstanceUID): result for result in objects}
+        kept = set()
+        for orthanc_id, uid in instances_with(self._archive, job.orthanc_id, possible_instances(job.job_id)).items():
+            if uid in new and next(self._archive.files([orthanc_id])) == new[uid].file():
+                kept.add(uid)
+            else:
+                self._archive.delete_instance(orthanc_id)
+        return frozenset(kept)
 
     def _end(self, job: Job, state: JobState, reason: str, summary: Mapping[str, Any] | None = None) -> JobState:
-        self._withdraw_earlier_results(job)
+        # What was stored before the study changed is wrong, whether or not this job has something better.
+        withdraw(self._archive, job.orthanc_id, self._ledger.outdated_uids(job))
+        return self._finish(job, state, reason, summary)
+
+    def _finish(self, job: Job, state: JobState, reason: str, summary: Mapping[str, Any] | None = None) -> JobState:
         ended = self._ledger.finish(job.job_id, state, worker=self._worker, reason=reason, result=summary, at=utc_now())
         if not ended:
             logger().info("job was given away while it ran", would_be=state)
@@ -208,9 +203,11 @@ class JobRunner:
         attempts = record.attempts if record else 0
         if attempts >= self._settings.attempts:
             text = f"{reason} (tried {attempts} times)"
-            self._ledger.finish(job.job_id, JobState.FAILED, worker=self._worker, reason=text, at=utc_now())
-            logger().error("job ended", state=JobState.FAILED, reason=text, model=job.model)
-            return JobState.FAILED
+            try:
+                return self._end(job, JobState.FAILED, text)
+            except Exception:  # noqa: BLE001  # here a job ends; the plugin withdraws what could not be withdrawn here
+                logger().exception("results from before the study changed are not withdrawn yet")
+                return self._finish(job, JobState.FAILED, text)
         wait_s = min(LONGEST_DELAY_S, self._settings.retry_delay_s * 2 ** max(0, attempts - 1))
         now = utc_now()
         not_before = now + timedelta(seconds=wait_s)

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -130,14 +131,17 @@ class Archive:
         return next((str(one["ID"]) for one in found if one["Type"] == "Instance"), None)
 
     def store(self, file: bytes) -> str:
-        """Store a DICOM file; returns Orthanc's id of the instance. Storing the same instance again does nothing."""
+        """Store a DICOM file; returns Orthanc's id of the instance.
+
+        Nothing happens if there is an instance with its UIDs, be its content the same or not.
+        """
         answer = self._request("POST", "/instances", content=file).json()
         return str(answer["ID"])
 
-    def delete_series(self, orthanc_id: str) -> None:
-        """Delete a series; nothing happens if it is gone already."""
+    def delete_instance(self, orthanc_id: str) -> None:
+        """Delete an instance, and its series if it is the last one; nothing happens if it is gone already."""
         try:
-            self._request("DELETE", f"/series/{orthanc_id}")
+            self._request("DELETE", f"/instances/{orthanc_id}")
         except SourceGone:
             return
 
@@ -156,3 +160,19 @@ class Archive:
                 f"Orthanc answered {response.status_code} to {method} {path}, expected 200; see Orthanc's log"
             )
         return response
+
+
+def instances_with(archive: Archive, orthanc_id: str, uids: AbstractSet[str]) -> dict[str, str]:
+    """The instances of a study that have one of these SOP Instance UIDs, as Orthanc id → UID; none if it is gone."""
+    try:
+        study = archive.study(orthanc_id)
+    except SourceGone:
+        return {}
+    return {instance: uid for series in study.series for instance, uid in series.instances.items() if uid in uids}
+
+
+def withdraw(archive: Archive, orthanc_id: str, uids: AbstractSet[str]) -> None:
+    """Delete the instances with these SOP Instance UIDs from a study, as far as they are there, and nothing else."""
+    if uids:
+        for instance in instances_with(archive, orthanc_id, uids):
+            archive.delete_instance(instance)

@@ -409,6 +409,34 @@ class Ledger:
         with self._engine.connect() as connection:
             return [_record_of(row) for row in connection.execute(query).mappings()]
 
+    def outdated_uids(self, job: Job) -> frozenset[str]:
+        """SOP Instance UIDs of what superseded jobs of this job's model stored for its study, or began to store; this
+        job among them, if it is superseded itself.
+        """
+        query = sa.select(_job).where(
+            _job.c.study_instance_uid == job.study_instance_uid,
+            _job.c.model == job.model,
+            _job.c.state == JobState.SUPERSEDED,
+        )
+        with self._engine.connect() as connection:
+            records = [_record_of(row) for row in connection.execute(query).mappings()]
+        return frozenset(uid for record in records for uid in record.result_uids)
+
+    def given_up(self) -> list[Job]:
+        """The jobs that failed, or that a person withdrew, and that stand in the place of one with results. These are
+        wrong, and perhaps no worker was there to take them away.
+        """
+        older = _job.alias()
+        had_results = sa.exists().where(
+            older.c.study_instance_uid == _job.c.study_instance_uid,
+            older.c.model == _job.c.model,
+            older.c.state == JobState.SUPERSEDED,
+            older.c.result.is_not(sa.null()),
+        )
+        query = sa.select(_job).where(_job.c.state.in_((JobState.FAILED, JobState.CANCELLED)), had_results)
+        with self._engine.connect() as connection:
+            return [_record_of(row).job for row in connection.execute(query).mappings()]
+
     def history(self, job_id: str) -> list[JobEvent]:
         """What happened to a job, oldest first."""
         columns = (_event.c.at, _event.c.from_state, _event.c.to_state, _event.c.reason)
