@@ -1,22 +1,38 @@
-"""Which models are installed: the packages that Coread ships and those in the folders of the settings.
+"""Which models are installed: the packages that Coread ships, those that were added, and those in the folders of the
+settings.
 
 Light, like the manifest: the plugin asks it for names and versions.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from coread.errors import ConfigurationError, UnknownModel
+from coread.models.allowlist import AllowList, Entry, digest_of
 from coread.models.manifest import MANIFEST_NAME, Manifest, load_manifest
+from coread.models.metadata import find_metadata
+from coread.models.tasks import channels_of, outputs_of
 from coread.settings import Settings
 
 SHIPPED = Path(__file__).parent
 NOT_PART_OF_THE_MODEL = frozenset({"train", "docs", "__pycache__"})
-"""Folders of a package that do not change what the model does."""
+"""Folders of a shipped package that do not change what the model does."""
+
+
+class State(StrEnum):
+    """Whether a model may be used."""
+
+    SHIPPED = "shipped"
+    """It comes with Coread."""
+    ENABLED = "enabled"
+    """A person has approved it."""
+    DISABLED = "disabled"
+    """Nobody has approved it, or not any more."""
+    BROKEN = "broken"
+    """Its manifest or metadata cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +42,8 @@ class InstalledModel:
     folder: Path
     manifest: Manifest
     version: str
+    allowed: AllowList | None = None
+    """Where its approval is looked up; None: it is shipped with Coread, and needs none."""
 
     @property
     def name(self) -> str:
@@ -33,27 +51,57 @@ class InstalledModel:
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of all files that decide what the model does."""
-        digest = hashlib.sha256()
-        for path in sorted(self.folder.rglob("*")):
-            relative = path.relative_to(self.folder)
-            if path.is_file() and not NOT_PART_OF_THE_MODEL.intersection(relative.parts):
-                digest.update(f"{relative.as_posix()}\n".encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return digest.hexdigest()
+        entry = self.approval()
+        return entry.digest if entry else digest_of(dict(_hashes(self.folder)))
+
+    def approval(self) -> Entry | None:
+        """What a person has approved; None if it needs no approval.
+
+        Raises ConfigurationError if it was not approved, or a file is not the one that was.
+        """
+        return self.allowed.check(self.name, self.folder) if self.allowed else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """What lies in a folder of models, whether or not it can be used."""
+
+    name: str
+    folder: Path
+    state: State
+    reason: str = ""
+    """Why it cannot be used."""
+    model: InstalledModel | None = None
+    """None if it is broken."""
+
+
+def allow_list(settings: Settings) -> AllowList:
+    """The list of approved models."""
+    return AllowList(settings.models_home / "allowed.json")
+
+
+def packages(settings: Settings) -> list[Package]:
+    """Every package that there is, in the order of their names. Nothing of a package is executed.
+
+    Raises ConfigurationError if two have the same name.
+    """
+    allowed = allow_list(settings)
+    approved = {entry.name for entry in allowed.entries()}
+    found: dict[str, Package] = {}
+    for folder, is_shipped in _folders(settings):
+        package = _package(folder, None if is_shipped else allowed, approved)
+        if package.name in found:
+            raise ConfigurationError(
+                f"two packages are called {package.name}: {found[package.name].folder} and {folder}; rename one"
+            )
+        found[package.name] = package
+    return sorted(found.values(), key=lambda package: package.name)
 
 
 def installed_models(settings: Settings) -> Mapping[str, InstalledModel]:
-    """Name → model. Raises ConfigurationError if a package is broken or two have the same name."""
-    models: dict[str, InstalledModel] = {}
-    for folder in (SHIPPED, *settings.models.folders):
-        for manifest_path in sorted(folder.glob(f"*/{MANIFEST_NAME}")):
-            model = _load(manifest_path.parent)
-            if model.name in models:
-                raise ConfigurationError(
-                    f"two packages are called {model.name}: {models[model.name].folder} and {model.folder}; rename one"
-                )
-            models[model.name] = model
-    return models
+    """Name → model, of those that may be used. Raises ConfigurationError if two have the same name."""
+    usable = (State.SHIPPED, State.ENABLED)
+    return {each.name: each.model for each in packages(settings) if each.model and each.state in usable}
 
 
 def find_model(name: str, models: Mapping[str, InstalledModel]) -> InstalledModel:
@@ -62,7 +110,9 @@ def find_model(name: str, models: Mapping[str, InstalledModel]) -> InstalledMode
         return models[name]
     except KeyError:
         known = ", ".join(sorted(models)) or "none"
-        raise UnknownModel(f"there is no model called {name}; installed: {known}") from None
+        raise UnknownModel(
+            f"there is no model called {name} that may be used; there are: {known}; see `coread models list`"
+        ) from None
 
 
 def check_routes(settings: Settings, models: Mapping[str, InstalledModel]) -> None:
@@ -72,29 +122,54 @@ def check_routes(settings: Settings, models: Mapping[str, InstalledModel]) -> No
             find_model(name, models)
 
 
-def _load(folder: Path) -> InstalledModel:
-    path = folder / "configs" / "metadata.json"
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        version = str(metadata["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path}: expected MONAI bundle metadata with a version, found none") from error
+def load_model(folder: Path, *, allowed: AllowList | None) -> InstalledModel:
+    """The package in a folder. Raises ConfigurationError if its manifest or metadata cannot be used."""
     manifest = load_manifest(folder)
+    metadata = find_metadata(folder)
+    if not metadata.get("version"):
+        raise ConfigurationError(f"{folder}: expected MONAI bundle metadata with a version, found none")
     _check_labels(metadata, manifest, folder)
-    return InstalledModel(folder=folder, manifest=manifest, version=version)
+    return InstalledModel(folder=folder, manifest=manifest, version=str(metadata["version"]), allowed=allowed)
 
 
-def _check_labels(metadata: Mapping[str, Any], manifest: Manifest, folder: Path) -> None:
-    """Raises ConfigurationError if the bundle's metadata names a label of which the manifest gives no coded meaning:
-    there is no code that would do for any label.
-    """
+def _folders(settings: Settings) -> Iterator[tuple[Path, bool]]:
+    for home in (SHIPPED, settings.models_home, *settings.models.folders):
+        for path in sorted(home.glob(f"*/{MANIFEST_NAME}")):
+            yield path.parent, home == SHIPPED
+
+
+def _package(folder: Path, allowed: AllowList | None, approved: set[str]) -> Package:
     try:
-        names = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-        labels = {int(value): str(name) for value, name in names.items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return  # it names none; what the model gives is checked when it runs
+        model = load_model(folder, allowed=allowed)
+    except ConfigurationError as error:
+        return Package(name=folder.name, folder=folder, state=State.BROKEN, reason=str(error))
+    if allowed is None:
+        return Package(name=model.name, folder=folder, state=State.SHIPPED, model=model)
+    if model.name in approved:
+        return Package(name=model.name, folder=folder, state=State.ENABLED, model=model)
+    reason = f"nobody has approved it; look at it and say `coread models enable {model.name}`"
+    return Package(name=model.name, folder=folder, state=State.DISABLED, reason=reason, model=model)
+
+
+def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not NOT_PART_OF_THE_MODEL.intersection(relative.parts):
+            yield relative.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_labels(metadata: Mapping[str, object], manifest: Manifest, folder: Path) -> None:
+    """Raises ConfigurationError if the bundle's metadata name a label of which the manifest gives no coded meaning:
+    there is no code that would do for any label.
+
+    A manifest that knows labels which the metadata do not has its own numbering, and is taken at its word; what the
+    model gives is checked whenever it runs.
+    """
+    named = next((channels_of(output) for output in outputs_of(metadata).values()), {})
+    if not manifest.labels or not set(manifest.labels) <= set(named):
+        return
     unknown = {
-        value: name for value, name in labels.items() if value not in manifest.labels and name.lower() != "background"
+        value: name for value, name in named.items() if value not in manifest.labels and not _is_background(name)
     }
     if unknown:
         listed = ", ".join(f"{value} ({name})" for value, name in sorted(unknown.items()))
@@ -102,3 +177,7 @@ def _check_labels(metadata: Mapping[str, Any], manifest: Manifest, folder: Path)
             f"{folder / MANIFEST_NAME}: expected a coded meaning of every label of the bundle, found none of {listed}; "
             "add it under `labels`"
         )
+
+
+def _is_background(name: str) -> bool:
+    return name.strip().casefold() in ("background", "bg")

@@ -1,17 +1,17 @@
 """The manifest ``coread.yaml`` beside a bundle: what the bundle's metadata cannot say.
 
-Which series the model reads, what its labels mean in coded terms, and what is to be measured. Light: no torch here,
-because the plugin reads manifests too.
+Which series the model reads, whom it was made for, what its outputs mean in coded terms, and what is to be measured.
+Light: no torch here, because the plugin reads manifests too.
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from coread.errors import ConfigurationError
+from coread.models.yaml_file import read_yaml
 from coread.objects import ObjectKind, Profile
 
 MANIFEST_NAME = "coread.yaml"
@@ -39,33 +39,60 @@ class Range(NamedTuple):
 
 
 Patterns = Mapping[str, Annotated[tuple[str, ...], Field(min_length=1)]]
-"""DICOM keyword → patterns (``*`` and ``?``, case ignored), one of which the value must match."""
+"""DICOM keyword → patterns (``*`` and ``?``, case ignored), one of which the value must match; of an attribute with
+several values (ImageType) any value may."""
 
 
 class SeriesRequirement(Strict):
-    """Which series the model reads."""
+    """Which series the model reads, into one channel of its input."""
 
     described_as: str
     """In words, for the sentence that refuses a study: "a short-axis cardiac MR series"."""
+    key: str | None = None
+    """The name by which the bundle takes this channel, if it takes each channel under a name of its own; else the
+    channels are stacked in their order."""
     must: Patterns
     """Every keyword must match."""
     must_not: Patterns = Field(default_factory=dict)
     """No keyword may match."""
     any_of: tuple[Patterns, ...] = ()
     """At least one of these must match as a whole."""
-    slices: Range
+    prefer: tuple[Patterns, ...] = ()
+    """Of several series that fit, the one is read that matches the first of these, then the second, and so on."""
+    plane: Literal["axial", "coronal", "sagittal"] | None = None
+    """The plane nearest to which the slices lie."""
+    contrast: bool | None = None
+    """Whether a contrast agent was given (ContrastBolusAgent is filled in)."""
+    projection: bool = False
+    """Whether it is a single image without a place in space (a radiograph), not a stack of slices."""
+    slices: Range | None = None
     """Number of slices."""
-    slice_spacing_mm: Range
+    slice_spacing_mm: Range | None = None
     """Distance between the centres of neighbouring slices."""
-    pixel_spacing_mm: Range
+    slice_thickness_mm: Range | None = None
+    """SliceThickness."""
+    pixel_spacing_mm: Range | None = None
     """Both in-plane spacings."""
     field_of_view_mm: Annotated[float, Field(gt=0)] | None = None
     """Side of the square around the image's centre that the model looks at, if it does not look at all of it. A
     structure that reaches its edge may go on beyond, so such a study is refused."""
+    values: Literal["modality", "display"] = "modality"
+    """What a pixel's number is: after the modality transform (Hounsfield units), or as displayed, 0 to 255 from black
+    to white (PS3.4 N.2)."""
 
 
-class Label(Strict):
-    """What one label value means, and what to measure of it."""
+class Population(Strict):
+    """Whom the model was made for. A patient outside is not evaluated."""
+
+    age_years: Range | None = None
+    sex: tuple[Literal["F", "M", "O"], ...] = ()
+    """None named: any."""
+    if_unknown: Literal["refuse", "read"] = "refuse"
+    """What to do with a patient whose age or sex, where it matters, is not known."""
+
+
+class Meaning(Strict):
+    """What one output of a model means: a structure, a finding in a box, or a landmark."""
 
     name: str
     """The segment's label, for people."""
@@ -75,7 +102,9 @@ class Label(Strict):
     """Segmented property type (CID 7151 and further)."""
     anatomy: CodeTriple | None = None
     """Anatomic region, where the type does not already say it."""
-    colour: tuple[int, int, int]
+    laterality: CodeTriple | None = None
+    """Left, right or bilateral (CID 244), where neither type nor anatomy says it."""
+    colour: tuple[int, int, int] = (255, 255, 0)
     """Recommended display colour, sRGB, 0 to 255."""
     measure: tuple[Literal["volume", "mass", "intensity", "diameter"], ...] = ("volume",)
     """What is reported."""
@@ -83,10 +112,77 @@ class Label(Strict):
     """Needed for `mass`."""
 
     @model_validator(mode="after")
-    def _mass_needs_density(self) -> "Label":
+    def _mass_needs_density(self) -> "Meaning":
         if ("mass" in self.measure) != (self.density_g_per_ml is not None):
             raise ValueError("`mass` and `density_g_per_ml` go together")
         return self
+
+
+class ClassMeaning(Strict):
+    """What one class of a classifier says of the study."""
+
+    name: str
+    finding: CodeTriple
+    """What the question is about: "Pneumonia"."""
+    value: CodeTriple | None = None
+    """The answer that this class is, where the classes exclude each other. Else the answer is Present or Absent."""
+    anatomy: CodeTriple | None = None
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """From which probability on a class that does not exclude others is present; by default the model's."""
+
+
+class NumberMeaning(Strict):
+    """What one number of a regression is."""
+
+    name: str
+    concept: CodeTriple
+    unit: CodeTriple
+    """UCUM."""
+    anatomy: CodeTriple | None = None
+    plausible: Range | None = None
+    """A number outside of it is no result: the job fails."""
+
+
+class Boxes(Strict):
+    """How a detector's boxes are to be taken, where its configuration does not say it."""
+
+    mode: Literal["xyzxyz", "cccwhd"] | None = None
+    """Two corners, or centre and size."""
+    space: Literal["image", "LPS", "RAS"] | None = None
+    """Indices of the volume that the network saw, or mm in the patient."""
+    edges: bool = True
+    """Whether index 0 is the outer edge of the first voxel (MONAI's convention), not its centre."""
+
+
+class Resources(Strict):
+    """What the model needs of a machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`cuda`: not on a CPU; `cpu`: not on a GPU."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """What a typical study takes, for people and for the choice of a worker."""
+    cpu_if_out_of_memory: bool = True
+    """Whether a study that does not fit on the GPU may be read on the CPU."""
+
+
+class TaskKind(StrEnum):
+    """What a model does."""
+
+    SEGMENTATION = "segmentation"
+    CLASSIFICATION = "classification"
+    DETECTION = "detection"
+    LANDMARKS = "landmarks"
+    REGRESSION = "regression"
+
+
+_TABLE_OF = {
+    TaskKind.SEGMENTATION: "labels",
+    TaskKind.DETECTION: "labels",
+    TaskKind.LANDMARKS: "labels",
+    TaskKind.CLASSIFICATION: "classes",
+    TaskKind.REGRESSION: "numbers",
+}
+"""Which table of the manifest says what the outputs mean."""
 
 
 class Manifest(Strict):
@@ -96,8 +192,32 @@ class Manifest(Strict):
     """The model's name in routes and on the command line."""
     title: Annotated[str, Field(max_length=46)]
     """The model's name for people; it heads the series descriptions, which have 64 characters."""
-    series: SeriesRequirement
-    labels: Mapping[int, Label]
+    series: Annotated[tuple[SeriesRequirement, ...], Field(min_length=1)]
+    """What is read: one series, or a list with one for each channel in the order of the channels."""
+    population: Population = Population()
+    task: TaskKind | None = None
+    """What the model does, where the bundle's metadata does not say it or say it wrong."""
+    orientation: str | None = None
+    """Axis directions of the volumes that the model was trained with ("RAS"), for a bundle that does not turn its
+    input by itself."""
+    labels: Mapping[int, Meaning] = Field(default_factory=dict)
+    """Label value → what it means. Where each structure has a channel of its own: number of the channel, from 0."""
+    classes: Mapping[int, ClassMeaning] = Field(default_factory=dict)
+    """Number of the class, from 0 → what it means."""
+    numbers: Mapping[int, NumberMeaning] = Field(default_factory=dict)
+    """Place of the number, from 0 → what it is."""
+    exclusive: bool = True
+    """Whether exactly one of the classes holds."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """From which probability on a structure, a box or a class counts, where the bundle does not decide it itself."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Calibration of the classes' probabilities: their logits are divided by it (Guo et al., ICML 2017)."""
+    boxes: Boxes = Boxes()
+    prompt: Mapping[str, Any] = Field(default_factory=dict)
+    """What the bundle wants besides images: the classes that a promptable model shall look for."""
+    overrides: Mapping[str, Any] = Field(default_factory=dict)
+    """Keys of the bundle's configuration and what to put there, as `monai.bundle run --key value` does."""
+    resources: Resources = Resources()
     objects: Mapping[Profile, tuple[ObjectKind, ...]] = Field(default_factory=dict)
     """What is written for a destination of each kind; where it is not said, ``coread.objects.DEFAULT_OBJECTS``."""
     probabilities: str | None = None
@@ -105,6 +225,12 @@ class Manifest(Strict):
     0; needed for SEG-FRACTIONAL and MAP."""
     limits: str
     """One sentence for the report: what the model is not for."""
+
+    def value_of(self, key: int) -> int:
+        """The value in label volumes of what ``labels`` has under a key: 0 is the background's, so where channel 0 is a
+        structure all are one higher.
+        """
+        return key + 1 if 0 in self.labels else key
 
     @model_validator(mode="after")
     def _probabilities_are_there(self) -> "Manifest":
@@ -114,27 +240,57 @@ class Manifest(Strict):
             raise ValueError(f"{' and '.join(sorted(wanted))} need the output key `probabilities`")
         return self
 
-    @field_validator("labels")
+    @model_validator(mode="after")
+    def _something_is_meant(self) -> "Manifest":
+        filled = [table for table in ("labels", "classes", "numbers") if getattr(self, table)]
+        if len(filled) != 1:
+            raise ValueError(
+                f"expected one of `labels`, `classes` and `numbers`, found {' and '.join(filled) or 'none'}"
+            )
+        if self.task and _TABLE_OF[self.task] != filled[0]:
+            raise ValueError(f"a {self.task} model needs `{_TABLE_OF[self.task]}`, found `{filled[0]}`")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_are_coded(self) -> "Manifest":
+        if self.exclusive and any(meaning.value is None for meaning in self.classes.values()):
+            raise ValueError("classes that exclude each other need a coded `value` each; else say `exclusive: false`")
+        return self
+
+    @field_validator("labels", "classes", "numbers")
     @classmethod
-    def _are_foreground(cls, labels: Mapping[int, Label]) -> Mapping[int, Label]:
-        if not labels or any(not 1 <= value <= 255 for value in labels):
-            raise ValueError("expected one or more label values from 1 to 255 (0 is the background)")
-        return labels
+    def _fit_into_a_byte(cls, table: Mapping[int, Any]) -> Mapping[int, Any]:
+        if any(not 0 <= value <= 255 for value in table):
+            raise ValueError("expected values from 0 to 255")
+        return table
+
+    @field_validator("orientation")
+    @classmethod
+    def _names_three_axes(cls, orientation: str | None) -> str | None:
+        if orientation is not None and sorted(
+            "RAS"["LRPAIS".index(each) // 2] for each in orientation if each in "LRPAIS"
+        ) != list("ARS"):
+            raise ValueError("expected one of L and R, one of P and A, one of I and S, in the order of the axes: RAS")
+        return orientation
+
+    @field_validator("series", mode="before")
+    @classmethod
+    def _may_be_one(cls, series: object) -> object:
+        return [series] if isinstance(series, Mapping) else series
+
+    @field_validator("series")
+    @classmethod
+    def _have_names_or_none(cls, series: tuple[SeriesRequirement, ...]) -> tuple[SeriesRequirement, ...]:
+        keys = [channel.key for channel in series]
+        if any(keys) and (None in keys or len(set(keys)) != len(keys)):
+            raise ValueError("either no series has a `key`, or each has its own")
+        if len(series) > 1 and any(channel.projection for channel in series):
+            raise ValueError("several series must be stacks of slices, to be brought onto one grid")
+        return series
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """The manifest of the bundle in ``folder``. Raises ConfigurationError that names the file and each wrong key."""
-    path = folder / MANIFEST_NAME
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Manifest.model_validate(values)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}); a model package needs one") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigurationError(f"{path}: {problems}") from error
+    """The manifest of the bundle in ``folder``. Raises ConfigurationError that names the file, and of each wrong key
+    the line.
+    """
+    return read_yaml(folder / MANIFEST_NAME, Manifest)

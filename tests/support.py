@@ -16,9 +16,17 @@ import yaml
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage
 
-from coread.dicom_files import Modality, series_of
+from coread.dicom_files import series_of
 from coread.dicom_sr.identity import ResultIdentity, derived_uid
+from coread.errors import ConfigurationError
+from coread.findings import Findings
+from coread.models.allowlist import digest_of, files_of
+from coread.models.catalogue import InstalledModel, State, allow_list, installed_models, packages
+from coread.models.manifest import Manifest
+from coread.models.prediction import Prediction
+from coread.settings import ModelSettings, Settings
 from coread.volume import Volume
+from coread.workers.measure import findings_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -45,7 +53,7 @@ def volume_in_plane(
     return Volume.of(array, directions=PLANES[plane], spacing=spacing, position=(-31.0, 17.0, 8.5))
 
 
-def images_of(volume: Volume, *, name: str = "test", modality: Modality = "MR", **more: str) -> list[Dataset]:
+def images_of(volume: Volume, *, name: str = "test", modality: str = "MR", **more: str) -> list[Dataset]:
     """A series of single-frame images that a short-axis model would read by its description."""
     words = {
         "patient_id": "TEST-1",
@@ -157,6 +165,35 @@ def write_bundle(folder: Path, *, manifest: Mapping[str, Any], inference: Mappin
     (folder / "configs" / "metadata.json").write_text(json.dumps({"version": "1.2.3"}))
     (folder / "coread.yaml").write_text(yaml.safe_dump({**MANIFEST, **manifest}))
     return folder
+
+
+def settings_with(folder: Path) -> Settings:
+    """Settings of an installation in ``folder``, whose models are approved as they are now."""
+    settings = Settings(data_folder=folder / "data", models=ModelSettings(folders=(folder,)))
+    for package in packages(settings):
+        if package.model and package.state is not State.SHIPPED:
+            approve(package.model, settings)
+    return settings
+
+
+def approve(model: InstalledModel, settings: Settings) -> None:
+    """Put a model as it is now on the list of approved ones."""
+    files = files_of(model.folder)
+    allow_list(settings).allow(model.name, digest_of(files), files=files, at=NOW)
+
+
+def installed(folder: Path, name: str = "test_model") -> InstalledModel:
+    """A model in a folder of bundles, approved."""
+    for package in packages(Settings(data_folder=folder / "data", models=ModelSettings(folders=(folder,)))):
+        if package.state is State.BROKEN:
+            raise ConfigurationError(package.reason)
+    return installed_models(settings_with(folder))[name]
+
+
+def measured(labels: np.ndarray[Any, np.dtype[np.uint8]], volume: Volume, *, modality: str = "MR") -> Findings:
+    """The findings of a model whose manifest is MANIFEST."""
+    prediction = Prediction(layers=(labels,))
+    return findings_of(prediction, volume, manifest=Manifest.model_validate(MANIFEST), modality=modality)
 
 
 MANIFEST: dict[str, Any] = {

@@ -1,6 +1,7 @@
-"""Measures of a labelled structure, in the units of the report."""
+"""From a prediction to findings: what each output means, and measures of it in the units of the report."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from coread import codes
-from coread.findings import Findings, Measurement, ScalarMap, Structure
-from coread.models.manifest import CodeTriple, Label, Manifest
+from coread.findings import Classification, Findings, Mark, Measurement, Quantity, ScalarMap, Structure
+from coread.models.manifest import ClassMeaning, CodeTriple, Manifest, Meaning
+from coread.models.prediction import Prediction
 from coread.volume import Volume
 
 INTENSITY = {
@@ -20,34 +22,74 @@ INTENSITY = {
 }
 """What a voxel's value is, by modality (CID 7180), and its unit."""
 
+DEFAULT_THRESHOLD = 0.5
+"""From which probability on a class is present, where the manifest does not say it."""
+
 MM3_PER_ML = 1000.0
 FLAT = 1e-6
 """Relative extent below which a set of voxels has no extent in a direction."""
 
 
-def measure(
-    labels: NDArray[np.uint8],
-    volume: Volume,
-    *,
-    manifest: Manifest,
-    modality: str,
-    probabilities: Mapping[int, NDArray[np.float32]] | None = None,
-) -> Findings:
-    """Everything that the manifest asks to be measured, and a map of each structure's probability where it is told.
-
-    ``labels`` and ``probabilities`` (label → 0 to 1): (slice, row, column), on the volume's grid.
-    """
-    structures = tuple(
-        replace(
-            structure,
-            voxels=int(np.count_nonzero(labels == structure.label)),
-            measurements=tuple(
-                _measurements(labels == structure.label, volume, manifest.labels[structure.label], modality)
-            ),
-        )
-        for structure in sought(manifest)
+def findings_of(prediction: Prediction, volume: Volume, *, manifest: Manifest, modality: str) -> Findings:
+    """What a prediction for ``volume`` means, with everything measured that the manifest asks for."""
+    structures = sought(manifest) if manifest.labels else ()
+    if prediction.layers:
+        return _segmented(prediction, volume, structures, manifest, modality)
+    marks = (*_boxes(prediction, volume, manifest), *_points(prediction, manifest))
+    found = {box.label for box in prediction.boxes} | {point.label for point in prediction.points}
+    return Findings(
+        structures=tuple(each for each in structures if each.label not in {manifest.value_of(key) for key in found}),
+        classifications=tuple(_classifications(prediction, manifest)),
+        quantities=tuple(_quantities(prediction, manifest)),
+        marks=marks,
+        grid=volume if marks else None,
     )
-    told = probabilities or {}
+
+
+def sought(manifest: Manifest) -> tuple[Structure, ...]:
+    """What a model looks for, before it has looked: structures, findings or numbers."""
+    asked = [
+        Structure(
+            label=manifest.value_of(key),
+            name=meaning.name,
+            category=_code(meaning.category),
+            type=_code(meaning.type),
+            anatomy=_optional_code(meaning.anatomy),
+            laterality=_optional_code(meaning.laterality),
+            colour=meaning.colour,
+            voxels=0,
+            measurements=(),
+        )
+        for key, meaning in sorted(manifest.labels.items())
+    ]
+    questions = {meaning.finding: meaning.anatomy for meaning in manifest.classes.values()}
+    questions |= {meaning.concept: meaning.anatomy for meaning in manifest.numbers.values()}
+    asked += [
+        Structure(
+            label=number,
+            name=question.meaning,
+            category=codes.ANATOMICAL_STRUCTURE,
+            type=_code(question),
+            anatomy=_optional_code(anatomy),
+            colour=(255, 255, 255),
+            voxels=0,
+            measurements=(),
+        )
+        for number, (question, anatomy) in enumerate(questions.items(), start=1)
+    ]
+    return tuple(asked)
+
+
+def _segmented(
+    prediction: Prediction, volume: Volume, structures: Sequence[Structure], manifest: Manifest, modality: str
+) -> Findings:
+    meanings = {manifest.value_of(key): meaning for key, meaning in manifest.labels.items()}
+    measured = []
+    for structure in structures:
+        mask = _mask_of(structure.label, prediction.layers)
+        said = _measurements(mask, volume, meanings[structure.label], modality)
+        measured.append(replace(structure, voxels=int(np.count_nonzero(mask)), measurements=tuple(said)))
+    told = prediction.probabilities
     maps = tuple(
         ScalarMap(
             name=f"Probability of {structure.name}",
@@ -56,27 +98,86 @@ def measure(
             unit=codes.NO_UNITS,
             anatomy=structure.anatomy or structure.type,
         )
-        for structure in structures
+        for structure in measured
         if structure.label in told
     )
-    return Findings(labels=volume.with_array(labels), structures=structures, probabilities=told, maps=maps)
+    first, *others = (volume.with_array(layer) for layer in prediction.layers)
+    return Findings(labels=first, overlapping=tuple(others), structures=tuple(measured), probabilities=told, maps=maps)
 
 
-def sought(manifest: Manifest) -> tuple[Structure, ...]:
-    """The structures that a model looks for, before it has looked."""
-    return tuple(
-        Structure(
-            label=value,
-            name=label.name,
-            category=_code(label.category),
-            type=_code(label.type),
-            anatomy=_code(label.anatomy) if label.anatomy else None,
-            colour=label.colour,
-            voxels=0,
+def _mask_of(label: int, layers: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
+    masks = (layer == label for layer in layers)
+    return next((mask for mask in masks if mask.any()), np.zeros(layers[0].shape, bool))
+
+
+def _boxes(prediction: Prediction, volume: Volume, manifest: Manifest) -> Iterator[Mark]:
+    """A rectangle in the middle slice of each box, the most probable first; the length of its longest edge."""
+    last = np.array(volume.spatial_shape) - 1
+    counts: Counter[int] = Counter()
+    for box in sorted(prediction.boxes, key=lambda box: (-box.probability, *box.low)):
+        counts[box.label] += 1
+        meaning = manifest.labels[box.label]
+        low, high = np.clip(box.low, -0.5, last + 0.5), np.clip(box.high, -0.5, last + 0.5)
+        (top, left), (bottom, right) = low[1:] + 0.5, high[1:] + 0.5
+        longest = float(((high - low) * volume.spacing).max())
+        yield Mark(
+            name=f"{meaning.name} {counts[box.label]}",
+            type=_code(meaning.type),
+            anatomy=_optional_code(meaning.anatomy),
+            laterality=_optional_code(meaning.laterality),
+            plane=int(np.clip(round(float(low[0] + high[0]) / 2), 0, last[0])),
+            outline=np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]),
+            probability=box.probability,
+            measurements=(Measurement(concept=codes.LENGTH, value=longest, unit=codes.MILLIMETER),),
+        )
+
+
+def _points(prediction: Prediction, manifest: Manifest) -> Iterator[Mark]:
+    """A point in the slice nearest to each landmark."""
+    for point in prediction.points:
+        meaning = manifest.labels[point.label]
+        plane, row, column = point.place
+        yield Mark(
+            name=meaning.name,
+            type=_code(meaning.type),
+            anatomy=_optional_code(meaning.anatomy),
+            laterality=_optional_code(meaning.laterality),
+            plane=round(float(plane)),
+            outline=np.array([(column + 0.5, row + 0.5)]),
+            probability=None,
             measurements=(),
         )
-        for value, label in sorted(manifest.labels.items())
+
+
+def _classifications(prediction: Prediction, manifest: Manifest) -> Iterator[Classification]:
+    """The class that holds, where they exclude each other; else each of them, present or absent."""
+    for key, probability in prediction.classes.items():
+        meaning = manifest.classes[key]
+        if prediction.chosen is not None:
+            if key == prediction.chosen and meaning.value is not None:
+                yield _classification(meaning, _code(meaning.value), probability)
+        elif probability is not None:
+            threshold = meaning.threshold or manifest.threshold or DEFAULT_THRESHOLD
+            is_present = probability >= threshold
+            value = codes.PRESENT if is_present else codes.ABSENT
+            yield _classification(meaning, value, probability if is_present else 1 - probability)
+
+
+def _classification(meaning: ClassMeaning, value: Code, probability: float | None) -> Classification:
+    return Classification(
+        name=meaning.name,
+        finding=_code(meaning.finding),
+        value=value,
+        probability=probability,
+        anatomy=_optional_code(meaning.anatomy),
     )
+
+
+def _quantities(prediction: Prediction, manifest: Manifest) -> Iterator[Quantity]:
+    for key, number in prediction.numbers.items():
+        meaning = manifest.numbers[key]
+        measurement = Measurement(concept=_code(meaning.concept), value=number, unit=_code(meaning.unit))
+        yield Quantity(name=meaning.name, measurement=measurement, anatomy=_optional_code(meaning.anatomy))
 
 
 def volume_ml(mask: NDArray[np.bool_], volume: Volume) -> float:
@@ -105,7 +206,7 @@ def _extremes(points: NDArray[np.float64]) -> NDArray[np.intp]:
             return np.asarray(ConvexHull(spanned).vertices, dtype=np.intp)
 
 
-def _measurements(mask: NDArray[np.bool_], volume: Volume, label: Label, modality: str) -> list[Measurement]:
+def _measurements(mask: NDArray[np.bool_], volume: Volume, label: Meaning, modality: str) -> list[Measurement]:
     if not mask.any():
         return []
     found = []
@@ -130,3 +231,7 @@ def _measurements(mask: NDArray[np.bool_], volume: Volume, label: Label, modalit
 
 def _code(triple: CodeTriple) -> Code:
     return Code(triple.value, triple.scheme, triple.meaning)
+
+
+def _optional_code(triple: CodeTriple | None) -> Code | None:
+    return None if triple is None else _code(triple)

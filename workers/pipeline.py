@@ -18,9 +18,10 @@ from coread.errors import InputError
 from coread.findings import Findings, NotEvaluated
 from coread.models.runner import BundleRunner
 from coread.objects import Profile, wanted_objects
-from coread.workers.measure import measure, sought
+from coread.workers.measure import findings_of, sought
 from coread.workers.plausibility import check_field_of_view
-from coread.workers.series import choose_series, fitting_series
+from coread.workers.resample import onto
+from coread.workers.series import check_population, choose, fitting_series
 from coread.workers.study import Study
 from coread.workers.volume import SourceVolume
 
@@ -71,31 +72,36 @@ def read_study(
 
     Raises InputError if the study does not fit, ModelError or ResultError if it went wrong.
     """
-    model = runner.model
+    manifest = runner.model.manifest
     watch = Stopwatch()
     with watch.stage("fetch"):
-        chosen = choose_series(study, model.manifest.series)
+        choice = choose(study, manifest)
+        header = choice.chosen[0].header
+        check_population(header, manifest.population, at=None)
+        source = choice.sources[0]
+        channels = [onto(each.volume, source.volume) for each in choice.sources]
     with watch.stage("infer"):
-        prediction = runner.predict(chosen.source.volume)
-    check_field_of_view(prediction.labels, chosen.source.volume, model.manifest.series)
+        prediction = runner.predict(channels)
+    check_field_of_view(prediction.layers, source.volume, manifest.series[0])
     with watch.stage("measure"):
-        findings = measure(
-            prediction.labels,
-            chosen.source.volume,
-            manifest=model.manifest,
-            modality=str(chosen.series.header.get("Modality", "")),
-            probabilities=prediction.probabilities,
-        )
+        modality = str(header.get("Modality", ""))
+        findings = findings_of(prediction, source.volume, manifest=manifest, modality=modality)
     identity = _identity(runner, job_id=job_id, created_at=created_at)
     with watch.stage("encode"):
-        kinds = wanted_objects(profiles, model.manifest.objects)
-        objects = encode_findings(findings, source=chosen.source.as_source, identity=identity, kinds=kinds)
-    summary = _summary(study, chosen.series.series_instance_uid, findings, objects, identity, runner)
+        kinds = wanted_objects(profiles, manifest.objects)
+        objects = encode_findings(findings, source=source.as_source, identity=identity, kinds=kinds)
+    summary = _summary(study, choice.chosen[0].series_instance_uid, findings, objects, identity, runner)
     return Reading(
-        source=chosen.source,
+        source=source,
         findings=findings,
         objects=objects,
-        summary={**summary, "passed_over": dict(chosen.passed_over), "seconds": watch.seconds},
+        summary={
+            **summary,
+            "way": prediction.way,
+            "adapted": list(prediction.adapted),
+            "series": dict(choice.reasons),
+            "seconds": watch.seconds,
+        },
     )
 
 
@@ -106,7 +112,7 @@ def explain_refusal(
 
     A study without such a series gets none: nobody expects a reading of it.
     """
-    candidates, passed_over = fitting_series(study, runner.model.manifest.series)
+    candidates, reasons = fitting_series(study, runner.model.manifest)
     identity = _identity(runner, job_id=job_id, created_at=created_at)
     objects: tuple[ResultObject, ...] = ()
     series_instance_uid = ""
@@ -116,7 +122,7 @@ def explain_refusal(
         not_evaluated = NotEvaluated(structures=sought(runner.model.manifest), reason=str(error))
         objects = encode_refusal(not_evaluated, source=source, identity=identity)
     summary = _summary(study, series_instance_uid, Findings(), objects, identity, runner)
-    return Refusal(objects=objects, summary={**summary, "passed_over": passed_over, "seconds": {}})
+    return Refusal(objects=objects, summary={**summary, "series": reasons, "seconds": {}})
 
 
 def _identity(runner: BundleRunner, *, job_id: str, created_at: datetime) -> ResultIdentity:
@@ -165,6 +171,28 @@ def _summary(
                 ],
             }
             for structure in findings.structures
+        ],
+        "classes": [
+            {
+                "name": each.name,
+                "finding": list(each.finding),
+                "value": list(each.value),
+                "probability": each.probability,
+            }
+            for each in findings.classifications
+        ],
+        "numbers": [
+            {
+                "name": each.name,
+                "code": list(each.measurement.concept),
+                "value": each.measurement.value,
+                "unit": each.measurement.unit.value,
+            }
+            for each in findings.quantities
+        ],
+        "marks": [
+            {"name": each.name, "code": list(each.type), "slice": each.plane + 1, "probability": each.probability}
+            for each in findings.marks
         ],
         "sop_instance_uids": [str(result.dataset.SOPInstanceUID) for result in objects],
         "tracking_uids": [tracking_uid(str(structure.label), identity) for structure in findings.structures],

@@ -1,5 +1,7 @@
 """What must hold of a mask before it is measured."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,11 +13,12 @@ EDGE_MM = 4.0
 """A structure that comes this near to the edge of what the model looks at may go on beyond it."""
 
 
-def check_field_of_view(labels: NDArray[np.uint8], volume: Volume, requirement: SeriesRequirement) -> None:
+def check_field_of_view(layers: Sequence[NDArray[np.uint8]], volume: Volume, requirement: SeriesRequirement) -> None:
     """Raises GeometryError if a structure reaches the edge of the field that the model looks at.
 
-    ``labels``: (slice, row, column), on the volume's grid.
+    ``layers``: label volumes (slice, row, column), on the volume's grid.
     """
+    labels = np.maximum.reduce(layers) if layers else np.zeros(volume.spatial_shape, np.uint8)
     if requirement.field_of_view_mm is None or not labels.any():
         return
     reach_mm = requirement.field_of_view_mm / 2 - EDGE_MM

@@ -8,11 +8,12 @@ shifts evenly is read as it lies.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut
+from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.uid import UID
 
 from coread.dicom_sr.source import Plane, Source, planes_of
@@ -32,6 +33,12 @@ GRID_TOLERANCE_MM = 0.1
 
 DUPLICATE_TOLERANCE_MM = 0.01
 """Two images nearer than this are in the same place."""
+
+Values = Literal["modality", "display"]
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+WHITE = 255.0
+"""The brightest value as displayed."""
 
 LARGEST_TILT_DEGREES = 45.0
 """Gantries tilt by 30° at most. More than that is no tilt: the slices' positions are wrong."""
@@ -55,10 +62,11 @@ class SourceVolume:
         return Source(planes=self.planes, spacing_mm=self.volume.spacing[0], volume=self.volume)
 
 
-def build_volume(images: Sequence[Dataset]) -> SourceVolume:
+def build_volume(images: Sequence[Dataset], *, values: Values = "modality") -> SourceVolume:
     """The volume that the images of one series form: single-frame images, or the frames of multi-frame ones.
 
-    Raises GeometryError if they do not form one regular volume, NotDicom if pixels cannot be decoded.
+    ``values``: what a number is, see ``SeriesRequirement.values``. Raises GeometryError if they do not form one regular
+    volume, NotDicom if pixels cannot be decoded.
     """
     _check_identities(images)
     planes = [plane for image in images for plane in planes_of(image)]
@@ -79,11 +87,45 @@ def build_volume(images: Sequence[Dataset]) -> SourceVolume:
     affine[:3, 2] = orientation[0] * column_mm
     affine[:3, 3] = positions[order[0]]
     volume = Volume(
-        array=np.stack(_pixels(ordered)),
+        array=np.stack(_pixels(ordered, values)),
         affine=affine,
         frame_of_reference_uid=ordered[0].get("FrameOfReferenceUID"),
     )
-    return SourceVolume(volume=volume, planes=ordered)
+    return SourceVolume(volume=volume.at_right_angles(), planes=ordered)
+
+
+def build_projection(images: Sequence[Dataset], *, values: Values = "modality") -> SourceVolume:
+    """A radiograph as a volume of one slice; it has no place in the patient, so it lies at the origin.
+
+    Raises GeometryError unless it is one grey image of one frame, NotDicom if its pixels cannot be decoded.
+    """
+    _check_identities(images)
+    planes = [plane for image in images for plane in planes_of(image)]
+    if len(planes) != 1:
+        raise GeometryError(
+            f"expected a series of one image, found {len(planes)}; send each projection as a series of its own"
+        )
+    (plane,) = planes
+    if plane.get("SamplesPerPixel") != 1 or plane.get("PhotometricInterpretation") not in GREY:
+        raise GeometryError(
+            f"expected a grey image, found another kind in {plane.image.SOPInstanceUID}; send the original series"
+        )
+    row_mm, column_mm = _projection_spacing(plane)
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = 1.0, row_mm, column_mm, 1.0
+    return SourceVolume(volume=Volume(array=np.stack(_pixels(planes, values)), affine=affine), planes=planes)
+
+
+def _projection_spacing(plane: Plane) -> tuple[float, float]:
+    """Mm from one row and column to the next, at the detector if nothing better is known; 1 if nothing is."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        try:
+            row_mm, column_mm = _numbers(plane, keyword, 2)
+        except GeometryError:
+            continue
+        if row_mm > 0 and column_mm > 0:
+            return float(row_mm), float(column_mm)
+    return 1.0, 1.0
 
 
 def _check_identities(images: Sequence[Dataset]) -> None:
@@ -200,14 +242,15 @@ def _common_step(positions: NDArray[np.float64], normal: NDArray[np.float64]) ->
     return step
 
 
-def _pixels(planes: Sequence[Plane]) -> list[NDArray[np.float32]]:
-    """Each plane's values, (row, column), after the modality transform. Each image is decoded once."""
+def _pixels(planes: Sequence[Plane], values: Values) -> list[NDArray[np.float32]]:
+    """Each plane's values, (row, column). Each image is decoded once."""
     decoded: dict[str, NDArray[np.float32]] = {}
     for plane in planes:
         uid = str(plane.image.SOPInstanceUID)
         if uid not in decoded:
             decoded[uid] = _decoded(plane.image)
-    return [_values(plane, decoded[str(plane.image.SOPInstanceUID)]) for plane in planes]
+    found = [_values(plane, decoded[str(plane.image.SOPInstanceUID)]) for plane in planes]
+    return found if values == "modality" else _displayed(planes, found)
 
 
 def _decoded(image: Dataset) -> NDArray[np.float32]:
@@ -227,3 +270,33 @@ def _values(plane: Plane, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     frame = pixels if pixels.ndim == 2 else pixels[plane.frame - 1]
     slope, intercept = plane.get("RescaleSlope"), plane.get("RescaleIntercept")
     return frame * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
+
+
+def _displayed(planes: Sequence[Plane], values: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """The values as a viewer shows them at first, 0 (black) to 255 (white): window or VOI LUT, and inverted where the
+    lowest value is white (PS3.4 N.2). Without either, from the lowest value of all planes to the highest.
+    """
+    low, high = min(float(each.min()) for each in values), max(float(each.max()) for each in values)
+    return [_shown(plane, each, low, high) for plane, each in zip(planes, values, strict=True)]
+
+
+def _shown(plane: Plane, values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    centre, width = plane.number("WindowCenter"), plane.number("WindowWidth")
+    eight_bits = Dataset()
+    eight_bits.BitsStored, eight_bits.PixelRepresentation = 8, 0
+    eight_bits.PhotometricInterpretation = "MONOCHROME2"
+    lut = plane.image.get("VOILUTSequence")
+    if lut:
+        eight_bits.VOILUTSequence = lut
+        white = 2 ** int(lut[0].LUTDescriptor[2]) - 1
+        grey = apply_voi(values.astype(np.int64), eight_bits) * (WHITE / white)
+    elif centre is not None and width is not None and width >= 1:
+        eight_bits.WindowCenter, eight_bits.WindowWidth = centre, width
+        eight_bits.VOILUTFunction = plane.get("VOILUTFunction") or "LINEAR"
+        grey = apply_windowing(values.astype(np.float64), eight_bits)
+    else:
+        grey = (values - low) * (WHITE / (high - low) if high > low else 0.0)
+    inverted = plane.get("PhotometricInterpretation") == "MONOCHROME1"
+    if plane.get("PresentationLUTShape"):
+        inverted = plane.get("PresentationLUTShape") == "INVERSE"
+    return np.asarray(WHITE - grey if inverted else grey, np.float32)

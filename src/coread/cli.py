@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from coread import __version__
+from coread.cli_models import models
 from coread.errors import ConfigurationError, CoreadError, InputError, TransientError
 from coread.logs import quiet_libraries
 from coread.objects import Profile
@@ -204,6 +205,9 @@ def _show(outcomes: Sequence["Outcome"]) -> None:
         console.print(table)
         for path in outcome.files:
             click.echo(f"  {path}")
+
+
+coread.add_command(models)
 
 
 @coread.command()

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -11,9 +10,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 from coread.dicom_sr.identity import derived_uid
 from coread.volume import Volume
 
-Modality = Literal["MR", "CT"]
-
-_SOP_CLASS = {"MR": MRImageStorage, "CT": CTImageStorage}
+SINGLE_FRAME_CLASSES = {"MR": MRImageStorage, "CT": CTImageStorage}
+"""Modality → class of its single-frame images, of those that can be written."""
 _BY_MODALITY: Mapping[str, Mapping[str, object]] = {
     "MR": {
         "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"],
@@ -39,7 +37,7 @@ _BY_MODALITY: Mapping[str, Mapping[str, object]] = {
 def series_of(
     volume: Volume,
     *,
-    modality: Modality,
+    modality: str,
     name: str,
     patient_id: str,
     patient_name: str,
@@ -58,7 +56,7 @@ def series_of(
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image.SpecificCharacterSet = "ISO_IR 192"
-        image.SOPClassUID = _SOP_CLASS[modality]
+        image.SOPClassUID = SINGLE_FRAME_CLASSES[modality]
         image.SOPInstanceUID = derived_uid(name, "instance", str(index))
         image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
         image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID

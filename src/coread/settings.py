@@ -122,7 +122,7 @@ class ModelSettings(Section):
     """``[models]``: where models are found."""
 
     folders: tuple[Path, ...] = ()
-    """Folders with further model packages, beside those that Coread ships."""
+    """Folders with further model packages, beside those that Coread ships and those that `coread models add` took."""
 
 
 class Route(Section):
@@ -173,6 +173,11 @@ class Settings(Section):
     def ledger_url(self) -> str:
         """The ledger's SQLAlchemy URL."""
         return self.ledger.url or f"sqlite:///{self.data_folder / 'ledger.sqlite'}"
+
+    @property
+    def models_home(self) -> Path:
+        """Where added models live, and the list of those that are approved."""
+        return self.data_folder / "models"
 
     @property
     def log_folder(self) -> Path:

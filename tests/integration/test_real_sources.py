@@ -11,13 +11,11 @@ from pydicom.dataset import Dataset
 from coread.dicom_sr.encode import encode_findings
 from coread.dicom_sr.validation.run import judge, subjects_in
 from coread.errors import GeometryError
-from coread.models.manifest import Manifest
 from coread.objects import ObjectKind
-from coread.workers.measure import measure
 from coread.workers.volume import build_volume
 from tests.integration.test_object_kinds import NOISE
 from tests.integration.test_result_objects import complaints
-from tests.support import MANIFEST, identity, output_of
+from tests.support import identity, measured, output_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the files are awkward; that is why they are here
 
@@ -39,9 +37,7 @@ def test_series_of_real_scanners_give_valid_objects(folder: str, real_data: Path
         labels = np.zeros(source.volume.spatial_shape, np.uint8)
         labels[slices // 4 : slices // 2 + 1, rows // 5 : rows // 2, columns // 4 : columns // 3] = 1
         labels[slices // 2 :, rows // 2 : rows * 3 // 4, columns // 3 : columns * 2 // 3] = 2
-        findings = measure(
-            labels, source.volume, manifest=Manifest.model_validate(MANIFEST), modality=str(images[0].Modality)
-        )
+        findings = measured(labels, source.volume, modality=str(images[0].Modality))
         sources = tmp_path / str(number) / "source"
         sources.mkdir(parents=True)
         for index, image in enumerate(images):

@@ -20,10 +20,8 @@ from coread.dicom_sr.encode import ResultObject, encode_findings
 from coread.dicom_sr.proof import prove_segmentation
 from coread.errors import ResultError
 from coread.findings import Findings
-from coread.models.manifest import Manifest
-from coread.workers.measure import measure
 from coread.workers.volume import SourceVolume, build_volume
-from tests.support import MANIFEST, PLANES, identity, images_of, output_of, volume_in_plane
+from tests.support import PLANES, identity, images_of, measured, output_of, volume_in_plane
 
 NOISE = (
     "Element=<AccessionNumber> IE <Series> versus <Study>",
@@ -40,7 +38,7 @@ def findings_in(source: SourceVolume, *labels: int) -> Findings:
         array[2, 12, 9] = 1
     if 2 in labels:
         array[2:6, 5:9, 6:13] = 2
-    return measure(array, source.volume, manifest=Manifest.model_validate(MANIFEST), modality="MR")
+    return measured(array, source.volume)
 
 
 def encoded(plane: str = "oblique", labels: tuple[int, ...] = (1, 2)) -> tuple[SourceVolume, Findings, dict[str, Any]]:

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from pydicom.sr.codedict import codes
 
-from coread.models.manifest import Manifest
-from coread.workers.measure import longest_diameter_mm, measure, volume_ml
-from tests.support import MANIFEST, volume_in_plane
+from coread.workers.measure import longest_diameter_mm, volume_ml
+from tests.support import measured, volume_in_plane
 
 VOLUME = volume_in_plane("oblique", shape=(20, 40, 30), spacing=(3.0, 1.0, 2.0))
 
@@ -52,7 +51,7 @@ def test_intensity_is_measured_inside_the_structure_only() -> None:
     labels[4:8, 4:8, 4:8] = 1
     values = np.where(labels == 1, 100.0, -5000.0)
     values[4, 4, 4] = 740.0
-    findings = measure(labels, VOLUME.with_array(values), manifest=Manifest.model_validate(MANIFEST), modality="MR")
+    findings = measured(labels, VOLUME.with_array(values))
     first = findings.structures[0]
     by_derivation = {each.derivation.value: each for each in first.measurements if each.derivation}
     assert by_derivation[codes.SCT.Mean.value].value == pytest.approx(110.0)
@@ -63,7 +62,7 @@ def test_intensity_is_measured_inside_the_structure_only() -> None:
 def test_a_structure_without_voxels_is_absent_and_has_no_measurements() -> None:
     labels = np.zeros(VOLUME.spatial_shape, np.uint8)
     labels[0, 0, 0] = 2
-    findings = measure(labels, VOLUME, manifest=Manifest.model_validate(MANIFEST), modality="MR")
+    findings = measured(labels, VOLUME)
     assert [structure.name for structure in findings.absent] == ["First"]
     assert findings.absent[0].measurements == ()
     assert [structure.name for structure in findings.present] == ["Second"]

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from coread.errors import ConfigurationError, ModelError, OutOfMemory
-from coread.models.catalogue import InstalledModel, find_model, installed_models
-from coread.models.runner import BundleRunner, choose_device, to_meta_tensor
-from coread.settings import ModelSettings, Settings
-from tests.support import MANIFEST, PLANES, volume_in_plane, write_bundle
+from coread.models.bundle.grid import ModelGrid
+from coread.models.catalogue import find_model, installed_models
+from coread.models.runner import BundleRunner, choose_device
+from coread.settings import Settings
+from coread.volume import Volume
+from tests.support import MANIFEST, PLANES, installed, volume_in_plane, write_bundle
 
 CPU = torch.device("cpu")
 LOAD: list[dict[str, Any]] = [
@@ -25,13 +27,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def installed(folder: Path) -> InstalledModel:
-    return installed_models(Settings(models=ModelSettings(folders=(folder,))))["test_model"]
-
-
 def runner(folder: Path, **inference: Any) -> BundleRunner:
     write_bundle(folder / "bundle", manifest={}, inference=inference)
     return BundleRunner(installed(folder), device=CPU)
+
+
+def labels_of(warm: BundleRunner, volume: Volume) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    (layer,) = warm.predict([volume]).layers
+    return layer
 
 
 def faces(axis: int) -> list[dict[str, Any]]:
@@ -65,7 +68,7 @@ def test_the_network_sees_the_patient_and_not_the_mirrored_patient(
     """
     orientation = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}
     volume = volume_in_plane(plane, shape=(9, 15, 12))
-    labels = runner(tmp_path, preprocessing=[*LOAD, orientation], postprocessing=faces(axis)).segment(volume)
+    labels = labels_of(runner(tmp_path, preprocessing=[*LOAD, orientation], postprocessing=faces(axis)), volume)
     places = [volume.map_indices_to_reference(np.argwhere(labels == label)).mean(axis=0)[axis] for label in (1, 2)]
     towards = {"left": 1, "back": 1, "feet": -1}[first]
     assert towards * (places[0] - places[1]) > 5.0
@@ -73,7 +76,7 @@ def test_the_network_sees_the_patient_and_not_the_mirrored_patient(
 
 def test_the_tensor_carries_what_monai_asks_for() -> None:
     volume = volume_in_plane("oblique")
-    tensor = to_meta_tensor(volume)
+    tensor = ModelGrid.of(volume, None, projection=False).tensor(volume)
     assert tuple(tensor.shape) == (14, 20, 6)
     assert tensor[3, 7, 2] == volume.array[2, 7, 3]
     assert tensor.meta["space"] == "RAS"
@@ -89,7 +92,7 @@ def test_exact_labels_come_back_on_the_volumes_own_grid_every_time(tmp_path: Pat
     for plane in PLANES:
         volume = volume_in_plane(plane)
         expected = (volume.array > 500).astype(np.uint8) + (volume.array > 1000)
-        assert np.array_equal(warm.segment(volume), expected)
+        assert np.array_equal(labels_of(warm, volume), expected)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +100,9 @@ def test_exact_labels_come_back_on_the_volumes_own_grid_every_time(tmp_path: Pat
     [
         ("$lambda x: x * 0 + 7", "found 1 others, such as 7"),
         ("$lambda x: x * 0 + 0.5", "such as 0.5"),
-        ("$lambda x: x * float('nan')", "such as nan"),
-        ("$lambda x: x[..., :-1] * 0", "expected one channel of labels of shape"),
-        ("$lambda x: torch.cat([x, x]) * 0", "expected one channel of labels of shape"),
+        ("$lambda x: x * float('nan')", "found NaN or infinity"),
+        ("$lambda x: x[..., :-1] * 0", "one that ends 1.0 voxels before it"),
+        ("$lambda x: torch.cat([x, x]) * 0", "expected a channel of number 2, found 2 channels"),
         ("$lambda x: 1 / 0", "failed: "),
     ],
     ids=["unknown label", "fraction", "NaN", "another grid", "two channels", "exception"],
@@ -107,7 +110,7 @@ def test_exact_labels_come_back_on_the_volumes_own_grid_every_time(tmp_path: Pat
 def test_an_output_that_is_no_labelling_of_the_grid_is_an_error(tmp_path: Path, function: str, said: str) -> None:
     bad = {"_target_": "Lambdad", "keys": "pred", "func": function}
     with pytest.raises(ModelError) as raised:
-        runner(tmp_path, preprocessing=LOAD, postprocessing=[bad]).segment(volume_in_plane("axial"))
+        runner(tmp_path, preprocessing=LOAD, postprocessing=[bad]).predict([volume_in_plane("axial")])
     assert said in str(raised.value)
 
 
@@ -126,33 +129,35 @@ def test_after_a_failure_the_next_patient_gets_a_mask_of_their_own(tmp_path: Pat
     first = volume_in_plane("axial")
     bad = first.with_array(np.full_like(first.array, 9000))
     other = first.with_array(first.array[::-1].copy())
-    assert warm.segment(first).any()
+    assert labels_of(warm, first).any()
     for _ in range(failures):
         with pytest.raises(ModelError, match="ZeroDivisionError"):
-            warm.segment(bad)
+            labels_of(warm, bad)
     expected = (other.array > 500).astype(np.uint8) + (other.array > 1000)
-    assert np.array_equal(warm.segment(other), expected)
+    assert np.array_equal(labels_of(warm, other), expected)
 
 
 def test_running_out_of_memory_is_worth_another_try(tmp_path: Path) -> None:
     greedy = {"_target_": "Lambdad", "keys": "image", "func": "$lambda x: (_ for _ in ()).throw(MemoryError())"}
     with pytest.raises(OutOfMemory):
-        runner(tmp_path, preprocessing=[*LOAD, greedy], postprocessing=[SAVE]).segment(volume_in_plane("axial"))
+        runner(tmp_path, preprocessing=[*LOAD, greedy], postprocessing=[SAVE]).predict([volume_in_plane("axial")])
 
 
 def test_a_bundle_that_cannot_be_built_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"the bundle test_model 1\.2\.3 cannot be loaded"):
+    with pytest.raises(
+        ModelError, match=r"the bundle test_model cannot be built: it uses NoSuchTransform, which is neither in MONAI"
+    ):
         runner(tmp_path, preprocessing=[{"_target_": "NoSuchTransform"}], postprocessing=[])
 
 
-def test_a_changed_file_changes_the_digest_and_the_documents_do_not(tmp_path: Path) -> None:
+def test_a_changed_file_disables_the_bundle(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle", manifest={}, inference={"preprocessing": [], "postprocessing": []})
-    before = installed(tmp_path).digest()
-    (folder / "docs").mkdir()
-    (folder / "docs" / "README.md").write_text("words")
-    assert installed(tmp_path).digest() == before
+    model = installed(tmp_path)
+    before = model.digest()
     with (folder / "configs" / "inference.json").open("a") as file:
         file.write(" ")
+    with pytest.raises(ConfigurationError, match=r"found configs/inference\.json changed since"):
+        BundleRunner(model, device=CPU)
     assert installed(tmp_path).digest() != before
 
 
@@ -161,7 +166,7 @@ def test_a_changed_file_changes_the_digest_and_the_documents_do_not(tmp_path: Pa
     [
         ({"name": "Two Words"}, "name"),
         ({"labels": {}}, "labels"),
-        ({"labels": {0: MANIFEST["labels"][1]}}, "from 1 to 255"),
+        ({"labels": {256: MANIFEST["labels"][1]}}, "from 0 to 255"),
         ({"labels": {1: {**MANIFEST["labels"][1], "measure": ["mass"]}}}, "go together"),
         ({"labels": {1: {**MANIFEST["labels"][1], "type": ["SRT", "T-1", "x"]}}}, "labels.1.type"),
         ({"invented": 1}, "invented"),
@@ -201,9 +206,8 @@ def with_probabilities(folder: Path, function: str) -> BundleRunner:
 def test_probabilities_come_back_by_label_on_the_volumes_own_grid(tmp_path: Path) -> None:
     volume = volume_in_plane("oblique")
     scaled = "x / 2000"  # the largest value is 1679
-    prediction = with_probabilities(tmp_path, f"$lambda x: torch.cat([1 - {scaled}, {scaled}, {scaled} / 2])").predict(
-        volume
-    )
+    warm = with_probabilities(tmp_path, f"$lambda x: torch.cat([1 - {scaled}, {scaled}, {scaled} / 2])")
+    prediction = warm.predict([volume])
     assert set(prediction.probabilities) == {1, 2}
     assert np.allclose(prediction.probabilities[1], volume.array / 2000)
     assert np.allclose(prediction.probabilities[2], volume.array / 4000)
@@ -213,14 +217,14 @@ def test_probabilities_come_back_by_label_on_the_volumes_own_grid(tmp_path: Path
     ("function", "said"),
     [
         ("$lambda x: torch.cat([x, x, x])", "from 0 to 1, found 0 to 1679"),
-        ("$lambda x: torch.cat([x, x]) * 0", "expected probabilities of shape"),
-        ("$lambda x: torch.cat([x, x, x]) * float('nan')", "from 0 to 1, found nan"),
+        ("$lambda x: torch.cat([x, x]) * 0", "expected probabilities of 3 or more channels, found 2"),
+        ("$lambda x: torch.cat([x, x, x]) * float('nan')", "found NaN or infinity"),
     ],
     ids=["logits", "a channel is missing", "NaN"],
 )
 def test_what_are_no_probabilities_is_an_error(tmp_path: Path, function: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        with_probabilities(tmp_path, function).predict(volume_in_plane("axial"))
+        with_probabilities(tmp_path, function).predict([volume_in_plane("axial")])
 
 
 def test_two_packages_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -231,7 +235,9 @@ def test_two_packages_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_answered_with_the_names_there_are() -> None:
-    with pytest.raises(ConfigurationError, match=r"no model called liver; installed: .*left_ventricle_sax"):
+    with pytest.raises(
+        ConfigurationError, match=r"no model called liver that may be used; there are: .*left_ventricle_sax"
+    ):
         find_model("liver", installed_models(Settings()))
 
 

@@ -1,3 +1,5 @@
+"""The shipped model's series, among those that a cardiac study has."""
+
 import itertools
 
 import numpy as np
@@ -6,11 +8,11 @@ import pytest
 from coread.errors import GeometryError, NoSuitableSeries
 from coread.models.catalogue import installed_models
 from coread.settings import Settings
-from coread.workers.series import choose_series
+from coread.workers.series import choose
 from coread.workers.study import Series, Study
 from tests.support import images_of, volume_in_plane
 
-SHORT_AXIS = installed_models(Settings())["left_ventricle_sax"].manifest.series
+SHORT_AXIS = installed_models(Settings())["left_ventricle_sax"].manifest
 
 
 def series(name: str, *, slices: int = 8, description: str = "cine SAX", modality: str = "MR") -> Series:
@@ -31,18 +33,19 @@ def test_the_choice_does_not_depend_on_the_order_of_the_series() -> None:
         series("other", description="T2 STIR"),
         series("ct", modality="CT"),
     ]
-    chosen = {
-        choose_series(study(*order), SHORT_AXIS).series.series_instance_uid for order in itertools.permutations(found)
-    }
-    assert chosen == {found[1].series_instance_uid}
+    choices = [choose(study(*order), SHORT_AXIS) for order in itertools.permutations(found)]
+    assert [choice.chosen for choice in choices] == [(found[1],)] * 24
+    assert all(choice.reasons == choices[0].reasons for choice in choices)
 
 
-def test_each_series_passed_over_has_its_reason() -> None:
+def test_each_series_has_its_reason() -> None:
     ct, stir, fits = series("ct", modality="CT"), series("stir", description="four chambers"), series("fits")
-    passed_over = choose_series(study(ct, stir, fits), SHORT_AXIS).passed_over
-    assert passed_over[ct.series_instance_uid] == "Modality is not MR, found CT"
-    assert "do not say that it is one" in passed_over[stir.series_instance_uid]
-    assert fits.series_instance_uid not in passed_over
+    assert choose(study(ct, stir, fits), SHORT_AXIS).reasons == {
+        ct.series_instance_uid: "Modality is not MR, found CT",
+        stir.series_instance_uid: "ProtocolName and SeriesDescription do not say that it is one",
+        fits.series_instance_uid: "taken as a short-axis cardiac MR series (one stack, one heart phase): "
+        "the only candidate",
+    }
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def test_each_series_passed_over_has_its_reason() -> None:
 )
 def test_another_contrast_of_the_same_plane_is_not_read(description: str) -> None:
     with pytest.raises(NoSuitableSeries, match="says that it is another kind of series"):
-        choose_series(study(series("contrast", description=description)), SHORT_AXIS)
+        choose(study(series("contrast", description=description)), SHORT_AXIS)
 
 
 @pytest.mark.parametrize("number", ["", "ABC", ["1", "2"], None])
@@ -59,7 +62,7 @@ def test_an_odd_series_number_does_not_matter(number: object) -> None:
     del odd.header.SeriesNumber
     if number is not None:
         odd.header.add_new(0x00200011, "LO", number)
-    assert choose_series(study(odd), SHORT_AXIS).series is odd
+    assert choose(study(odd), SHORT_AXIS).chosen == (odd,)
 
 
 def test_the_only_candidates_own_mistake_is_the_reason() -> None:
@@ -67,21 +70,27 @@ def test_the_only_candidates_own_mistake_is_the_reason() -> None:
     del images[4]
     only = Series(header=images[0], size=8, load=lambda: images)
     with pytest.raises(GeometryError, match="a slice is missing"):
-        choose_series(study(only), SHORT_AXIS)
+        choose(study(only), SHORT_AXIS)
 
 
-@pytest.mark.parametrize("slices", [3, 31])
-def test_a_stack_outside_the_models_ranges_is_refused(slices: int) -> None:
-    with pytest.raises(GeometryError, match=f"expected 5 to 30 slices .*, found {slices}"):
-        choose_series(study(series("odd", slices=slices)), SHORT_AXIS)
+def test_a_stack_outside_the_models_ranges_is_refused() -> None:
+    with pytest.raises(GeometryError, match=r"expected 5 to 30 slices .*, found 31"):
+        choose(study(series("odd", slices=31)), SHORT_AXIS)
+
+
+def test_a_stack_with_too_few_images_is_refused_before_it_is_loaded() -> None:
+    few = series("few", slices=3)
+    unloaded = Series(header=few.header, size=3, load=lambda: pytest.fail("it was loaded"))
+    with pytest.raises(NoSuitableSeries, match="fewer images than the 5 needed: 3; send the whole series"):
+        choose(study(unloaded), SHORT_AXIS)
 
 
 def test_a_study_without_images_is_refused() -> None:
     with pytest.raises(NoSuitableSeries, match="the study has no images"):
-        choose_series(study(), SHORT_AXIS)
+        choose(study(), SHORT_AXIS)
 
 
 def test_free_text_of_the_header_is_not_quoted_in_the_reason() -> None:
     with pytest.raises(NoSuitableSeries) as raised:
-        choose_series(study(series("x", description="for Dr Grey, patient Mr Brown")), SHORT_AXIS)
+        choose(study(series("x", description="for Dr Grey, patient Mr Brown")), SHORT_AXIS)
     assert "Brown" not in str(raised.value)

@@ -27,7 +27,7 @@ def evaluate(runner: BundleRunner, cases: Sequence[Case], *, seed: int) -> dict[
     dice: dict[str, list[float]] = {name: [] for name in STRUCTURES}
     volumes: dict[str, list[tuple[float, float]]] = {name: [] for name in STRUCTURES}
     for case in track(cases, "reading patients"):
-        predicted = runner.segment(volume_of(case))
+        (predicted,) = runner.predict([volume_of(case)]).layers
         voxel_ml = float(np.prod(case.spacing_mm)) / MM3_PER_ML
         row: dict[str, object] = {"patient": case.patient}
         for name, label in STRUCTURES.items():

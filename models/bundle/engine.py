@@ -1,0 +1,309 @@
+"""Builds a bundle's evaluator from its rewritten configuration, and runs it on volumes in memory."""
+
+import logging
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import monai
+import nibabel
+import torch
+from ignite.engine import Engine
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.engines.utils import IterationEvents
+from monai.transforms import Compose
+
+from coread.errors import CoreadError, ModelError, OutOfMemory
+from coread.models.bundle.adapters import Place, adapt_configuration, adapt_transforms, today
+from coread.models.bundle.configuration import (
+    CHECKPOINT_LOADER,
+    Configuration,
+    find_configuration,
+    name_of,
+    read_configuration,
+    rewrite,
+    targets,
+)
+from coread.models.bundle.in_memory import Feed
+from coread.models.manifest import Manifest
+from coread.models.metadata import find_metadata
+from coread.models.tasks import inputs_of
+
+REFERENCE_KEYS = ("label", "gt", "reference")
+"""What data sets call what a model is compared with."""
+
+_CANNOT_LOCATE = re.compile(r"Cannot locate class or function path: '([^']+)'")
+_NEEDED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?\w+)")
+_CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
+
+
+@dataclass(kw_only=True)
+class RawOutput:
+    """What a run gave, before anybody says what it means."""
+
+    output: Mapping[str, Any]
+    """Key → what the bundle's postprocessing left there, of the one case."""
+    saved: Mapping[str, Any]
+    """Key → what it would have saved."""
+    captured: Sequence[Any]
+    image: Any
+    """What the network saw: the preprocessed image, (channel, …)."""
+
+
+@dataclass(kw_only=True)
+class BundleEngine:
+    """A bundle, built once and kept warm. Not safe to share between threads."""
+
+    folder: Path
+    manifest: Manifest
+    device: torch.device
+    weights_only: bool = True
+    adapted: list[str] = field(default_factory=list)
+    """What was adapted, a sentence each."""
+    way: str = "memory"
+    """How volumes get in: `memory`, or `files` if the bundle insists."""
+    box_keys: Mapping[str, str] = field(default_factory=dict)
+    components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of each class in the configuration → its arguments there (the last one's, if there are several)."""
+
+    def __post_init__(self) -> None:
+        """Raises ModelError if the bundle cannot be built."""
+        self._weights_loaded = self._one_window = self._narrowed = False
+        self.metadata = find_metadata(self.folder)
+        self._output_folder, self._cleanup = private_folder(self)
+        self._feed = Feed([series.key for series in self.manifest.series], image_keys=list(inputs_of(self.metadata)))
+        self._evaluator: Any = self._build()
+
+    def run(self, channels: Sequence[MetaTensor]) -> RawOutput:
+        """Run the bundle on one case; ``channels``: one volume for each channel, all on one grid.
+
+        Raises ModelError if the bundle fails, OutOfMemory if it needs more memory than there is.
+        """
+        # An evaluator that has failed goes on with its half-finished run when it is asked again, and then gives back
+        # what it gave for the volume before. So one that fails is thrown away, and an old output is never at hand.
+        evaluator, self._evaluator = self._evaluator or self._build(), None
+        evaluator.state.output = None
+        try:
+            with self._files(channels) as item, self._today():
+                self._feed.start(channels, {**self.manifest.prompt, **item})
+                evaluator.run()
+                raw = self._raw_output(evaluator)
+        except Exception as error:  # a bundle is foreign code: whatever it raises, this job has failed
+            raise self._explained(error, "failed") from error
+        finally:
+            self._feed.clear()
+        self._evaluator = evaluator
+        evaluator.state.output = evaluator.state.batch = None
+        return raw
+
+    def use_less_memory(self) -> bool:
+        """From now on let the sliding window take one window at a time; False if that makes no difference."""
+        if self._one_window:
+            return False
+        self._one_window = True
+        self._evaluator = self._evaluator or self._build()
+        return self._narrowed
+
+    def note(self, what: str) -> None:
+        """Record once what had to be done for the bundle to run."""
+        if what not in self.adapted:
+            self.adapted.append(what)
+            logging.getLogger(__name__).info("%s: %s", self.manifest.name, what)
+
+    def close(self) -> None:
+        """Give back memory and temporary files."""
+        self._evaluator = None
+        self._cleanup()
+
+    def _build(self) -> Any:
+        """The evaluator, with its weights loaded."""
+        self._weights_loaded = False
+        try:
+            path = find_configuration(self.folder)
+            content = read_configuration(path, self.manifest.overrides)
+            place = Place(bundle_root=self.folder, device=self.device)
+            for what in adapt_configuration(content, place):
+                self.note(what)
+            configuration = rewrite(content, self._feed, bundle_root=self.folder, output_folder=self._output_folder)
+            self.way = "memory" if configuration.loads else "files"
+            self.box_keys = configuration.box_keys
+            self.components = {name_of(each): each for each in targets(configuration.content)}
+            with self._today():
+                evaluator = self._built(configuration)
+        except CoreadError:
+            raise
+        except Exception as error:  # a bundle is foreign code: whatever it raises, the model cannot be used
+            raise self._explained(error, "cannot be built") from error
+        return evaluator
+
+    def _built(self, configuration: Configuration) -> Any:
+        content = {**configuration.content, "coread_first": configuration.first}
+        content["coread_weights"] = configuration.checkpoint_loaders
+        parser = ConfigParser(content)
+        evaluator = parser.get_parsed_content(configuration.evaluator)
+        if self.device.type == "cpu":
+            evaluator.amp = False  # half precision is for GPUs
+        evaluator.add_event_handler(IterationEvents.FORWARD_COMPLETED, _forget_references)
+        if self._one_window:
+            self._narrowed = _narrow(evaluator)
+        for part in list(parser.ref_resolver.resolved_content.values()):
+            if isinstance(part, Compose):
+                for what in adapt_transforms(part, REFERENCE_KEYS):
+                    self.note(what)
+        for index in range(len(configuration.first)):
+            parser.get_parsed_content(f"coread_first#{index}")
+        self._load_weights(parser, content, evaluator)
+        return evaluator
+
+    def _load_weights(self, parser: ConfigParser, content: Mapping[str, Any], evaluator: Any) -> None:
+        """Run the handlers that load weights, and where none does, a loader that stands for itself.
+
+        Raises ModelError if the network has weights and nothing loads them.
+        """
+        ids = [f"coread_weights#{index}" for index in range(len(content["coread_weights"]))]
+        if not self._weights_loaded:
+            components = {key: each for key, each in content.items() if isinstance(each, dict)}
+            ids += [key for key, each in components.items() if name_of(each) == CHECKPOINT_LOADER]
+        for load in map(parser.get_parsed_content, ids):
+            if load is not None:  # None: the bundle has switched it off, for want of a file
+                load(evaluator)
+        network = getattr(evaluator, "network", None)
+        has_weights = isinstance(network, torch.nn.Module) and any(True for _ in network.parameters())
+        if has_weights and not self._weights_loaded:
+            raise ModelError(
+                f"the bundle {self.manifest.name}: expected its configuration to load the network's weights, found "
+                "that it loads none; put the weights where the configuration looks for them"
+            )
+
+    @contextmanager
+    def _today(self) -> Iterator[None]:
+        """Run the bundle with today's libraries as it expects them, and notice whether weights are loaded."""
+
+        def loaded() -> None:
+            self._weights_loaded = True
+
+        with today(self.device, weights_only=self.weights_only, acted=self.note, loaded=loaded):
+            yield
+
+    @contextmanager
+    def _files(self, channels: Sequence[MetaTensor]) -> Iterator[Mapping[str, Any]]:
+        """Key → file of each input, for a bundle that opens files by means of its own; nothing for others."""
+        if self.way == "memory":
+            yield {}
+            return
+        with tempfile.TemporaryDirectory(prefix="coread-input-") as folder:
+            keys = [series.key or (list(inputs_of(self.metadata)) or ["image"])[0] for series in self.manifest.series]
+            files: dict[str, list[str]] = {}
+            for number, (key, channel) in enumerate(zip(keys, channels, strict=True)):
+                path = Path(folder) / f"channel{number}.nii.gz"
+                nibabel.Nifti1Image(channel.numpy(), channel.affine.numpy()).to_filename(path)
+                files.setdefault(key, []).append(str(path))
+            yield {key: each[0] if len(each) == 1 else each for key, each in files.items()}
+
+    def _raw_output(self, evaluator: Engine) -> RawOutput:
+        output, batch = evaluator.state.output, evaluator.state.batch
+        return RawOutput(
+            output=_first(output),
+            saved=dict(self._feed.saved),
+            captured=list(self._feed.captured),
+            image=_image_of(output, batch),
+        )
+
+    def _explained(self, error: Exception, happened: str) -> CoreadError:
+        """The error in one sentence: what a bundle's code says is wrapped in more of the same, and may quote data."""
+        cause = _first_cause(error)
+        if isinstance(cause, CoreadError):
+            return cause
+        name = f"the bundle {self.manifest.name}"
+        text = str(cause)
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError) or _CPU_OUT_OF_MEMORY in text:
+            needed = _NEEDED.search(text)
+            size = f" (it asked for {needed[1]} more)" if needed else ""
+            return OutOfMemory(f"{name} ran out of memory on {self.device.type}{size}; give the worker more")
+        for link in _causes(error):
+            missing = _CANNOT_LOCATE.search(str(link))
+            if missing:
+                return ModelError(
+                    f"{name} {happened}: it uses {missing[1]}, which is neither in MONAI {monai.__version__} nor among "
+                    "the installed packages; install what it needs, or bring the bundle up to date"
+                )
+        if isinstance(cause, ModuleNotFoundError) or type(cause).__name__ == "OptionalImportError":
+            return ModelError(
+                f"{name} {happened}: it needs a package that is not installed ({_one_line(text)}); install it"
+            )
+        if re.search(r"expected input\[.*\] to have \d+ channels", text):
+            return ModelError(
+                f"{name} {happened}: {_one_line(text)}; name as many series in coread.yaml as its input has channels"
+            )
+        return ModelError(f"{name} {happened}: {type(cause).__name__}: {_one_line(text)}")
+
+
+def _forget_references(engine: Engine) -> None:
+    """An evaluator notes that there is no label; transforms take the note for one."""
+    output: Any = engine.state.output
+    if isinstance(output, dict):
+        for key in [key for key, value in output.items() if value is None]:
+            del output[key]
+
+
+def _narrow(evaluator: Any) -> bool:
+    """Let sliding windows be taken one by one; whether any were not."""
+    inferer = getattr(evaluator, "inferer", None)
+    narrowed = False
+    for owner in (inferer, getattr(getattr(inferer, "detector", None), "inferer", None)):
+        if owner is not None and getattr(owner, "sw_batch_size", 1) > 1:
+            owner.sw_batch_size = 1
+            narrowed = True
+    return narrowed
+
+
+def private_folder(owner: object) -> tuple[Path, Callable[[], object]]:
+    """A folder that is deleted when its owner is gone, or by a call of the second."""
+    folder = Path(tempfile.mkdtemp(prefix="coread-bundle-"))
+    return folder, weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+
+
+def _first(output: Any) -> Mapping[str, Any]:
+    """The output of the one case, whether it was taken out of its batch or not."""
+    if isinstance(output, Mapping):
+        return output
+    if isinstance(output, Sequence) and output and isinstance(output[0], Mapping):
+        return output[0]
+    return {"pred": output}
+
+
+def _image_of(output: Any, batch: Any) -> Any:
+    """What the network saw, (channel, …), wherever it was left; None if it cannot be found."""
+    for owner in (batch, output):
+        each = owner[0] if isinstance(owner, Sequence) and not isinstance(owner, str) and owner else owner
+        image = each.get("image") if isinstance(each, Mapping) else each
+        if isinstance(image, MetaTensor):
+            return image[0] if owner is batch and isinstance(batch, Mapping) else image
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong first: MONAI wraps exceptions in others that say only that something went wrong."""
+    *_, first = _causes(error)
+    return first
+
+
+LONGEST_QUOTE = 200
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:LONGEST_QUOTE]

@@ -1,0 +1,246 @@
+"""A bundle in a process of its own: for bundles with Python code, whose packages are all called ``scripts``, and whose
+code is better kept away from the worker's memory, network and files.
+
+Parent and child speak over pipes: a length, then an archive of plain arrays with a JSON header. No pickles, so that a
+bundle's code cannot run anything in the worker by what it answers.
+"""
+
+import ctypes
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coread import errors
+from coread.errors import CoreadError, ModelError, OutOfMemory
+from coread.models.bundle.adapters import restore_numpy_names
+from coread.models.bundle.engine import private_folder
+from coread.models.manifest import Manifest
+from coread.models.prediction import Box, Point, Prediction
+from coread.volume import Volume
+
+_LENGTH = struct.Struct("<Q")
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PR_SET_PDEATHSIG = 1
+
+
+def has_python(folder: Path) -> bool:
+    """Whether a bundle brings Python code of its own."""
+    return any(folder.rglob("*.py"))
+
+
+class IsolatedReader:
+    """A bundle in a process of its own, built and kept warm; the process is started again when it has died."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, device: torch.device, weights_only: bool = True) -> None:
+        """Raises ModelError if the bundle cannot be built."""
+        self._manifest = manifest
+        self._start = {
+            "folder": str(folder),
+            "manifest": manifest.model_dump(mode="json"),
+            "device": str(device),
+            "weights_only": weights_only,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._home, self._cleanup = private_folder(self)
+        self._ready()
+
+    def predict(self, channels: Sequence[Volume]) -> Prediction:
+        """See ``BundleReader.predict``."""
+        arrays = {f"channel{index}": np.asarray(each.array) for index, each in enumerate(channels)}
+        arrays |= {f"affine{index}": each.affine for index, each in enumerate(channels)}
+        self._ready()
+        header, answer = self._ask({"channels": len(channels)}, arrays)
+        return _prediction_of(header, answer)
+
+    def close(self) -> None:
+        """End the process, and delete what it left."""
+        self._end()
+        self._cleanup()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe:
+                    pipe.close()
+            self._process = None
+
+    def _ready(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._end()
+        folder = Path(str(self._start["folder"]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-B", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=str(self._home),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, _python_path(folder))), **self._environment()},
+        )
+        self._ask(self._start, {})
+
+    def _environment(self) -> Mapping[str, str]:
+        return {
+            "HOME": str(self._home),
+            "PYTHONPYCACHEPREFIX": str(self._home),  # byte code that lies in the bundle is not what was approved
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def _ask(
+        self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise ModelError(f"the bundle {self._manifest.name} has no process; please report it")
+        try:
+            _send(process.stdin, header, arrays)
+            answer, found = _receive(process.stdout)
+        except (BrokenPipeError, EOFError) as error:
+            status = process.wait()
+            self._end()
+            raise _death(self._manifest.name, status) from error
+        if "error" in answer:
+            raise _error_of(answer)
+        return answer, found
+
+
+def _death(name: str, status: int) -> CoreadError:
+    """Why a process that has died may have done so."""
+    if status == -signal.SIGKILL:
+        return OutOfMemory(
+            f"the bundle {name} was killed by the system, most likely out of memory; give the worker more"
+        )
+    return ModelError(f"the bundle {name} ended its own process with status {status}; the log says what it was doing")
+
+
+def _error_of(answer: Mapping[str, Any]) -> CoreadError:
+    kind = getattr(errors, str(answer["error"]), ModelError)
+    known = isinstance(kind, type) and issubclass(kind, CoreadError)
+    return kind(str(answer["message"])) if known else ModelError(str(answer["message"]))
+
+
+def _python_path(folder: Path) -> Iterator[Path]:
+    """Where a bundle's own modules are found: from its root, and beside each other."""
+    yield folder
+    yield from sorted({path.parent for path in folder.rglob("*.py")} - {folder})
+
+
+def _send(pipe: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+    pipe.write(_LENGTH.pack(buffer.tell()))
+    pipe.write(buffer.getbuffer())
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Raises EOFError if the other side has ended."""
+    start = pipe.read(_LENGTH.size)
+    if len(start) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(start)
+    content = pipe.read(length)
+    if len(content) < length:
+        raise EOFError
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != "header"}
+        return json.loads(archive["header"].tobytes()), arrays
+
+
+def _arrays_of(prediction: Prediction) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    header = {
+        "layers": len(prediction.layers),
+        "probabilities": list(prediction.probabilities),
+        "classes": {str(key): value for key, value in prediction.classes.items()},
+        "chosen": prediction.chosen,
+        "boxes": [[box.label, box.probability, *box.low, *box.high] for box in prediction.boxes],
+        "points": [[point.label, *point.place] for point in prediction.points],
+        "numbers": {str(key): value for key, value in prediction.numbers.items()},
+        "way": prediction.way,
+        "adapted": list(prediction.adapted),
+    }
+    arrays: dict[str, NDArray[Any]] = {f"layer{index}": layer for index, layer in enumerate(prediction.layers)}
+    arrays |= {f"probability{label}": values for label, values in prediction.probabilities.items()}
+    return header, arrays
+
+
+def _prediction_of(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Prediction:
+    return Prediction(
+        layers=tuple(arrays[f"layer{index}"] for index in range(header["layers"])),
+        probabilities={label: arrays[f"probability{label}"] for label in header["probabilities"]},
+        classes={int(key): value for key, value in header["classes"].items()},
+        chosen=header["chosen"],
+        boxes=tuple(
+            Box(label=int(label), probability=probability, low=np.array(places[:3]), high=np.array(places[3:]))
+            for label, probability, *places in header["boxes"]
+        ),
+        points=tuple(Point(label=int(label), place=np.array(place)) for label, *place in header["points"]),
+        numbers={int(key): value for key, value in header["numbers"].items()},
+        way=header["way"],
+        adapted=tuple(header["adapted"]),
+    )
+
+
+def _leave_the_network() -> None:
+    """Give up the network, where the system lets a process do so; and end with the worker."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+
+
+def _serve() -> None:
+    """The child: build the bundle that the first message names, then answer each further one with a prediction."""
+    from coread.models.bundle.reader import BundleReader
+
+    pipe_in = os.fdopen(os.dup(0), "rb")
+    pipe_out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the bundle prints goes into the log, not between the messages
+    _leave_the_network()
+    renamed = restore_numpy_names()
+    reader: BundleReader | None = None
+    while True:
+        try:
+            header, arrays = _receive(pipe_in)
+        except EOFError:
+            return
+        try:
+            if reader is None:
+                reader = BundleReader(
+                    Path(header["folder"]),
+                    Manifest.model_validate(header["manifest"]),
+                    device=torch.device(header["device"]),
+                    weights_only=header["weights_only"],
+                )
+                _send(pipe_out, {}, {})
+                continue
+            volumes = [
+                Volume(array=arrays[f"channel{index}"], affine=arrays[f"affine{index}"])
+                for index in range(header["channels"])
+            ]
+            prediction = reader.predict(volumes)
+            if renamed:
+                names = f"numpy_names: numpy has {', '.join(renamed)} again for the bundle's code"
+                prediction = replace(prediction, adapted=(*prediction.adapted, names))
+            _send(pipe_out, *_arrays_of(prediction))
+        except CoreadError as error:
+            traceback.print_exc()
+            _send(pipe_out, {"error": type(error).__name__, "message": str(error)}, {})
+
+
+if __name__ == "__main__":
+    _serve()

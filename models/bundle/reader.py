@@ -1,0 +1,98 @@
+"""A bundle on a device, from volumes to a prediction: with less memory, or on the CPU, where it must be."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from monai.data import MetaTensor
+
+from coread.errors import ConfigurationError, ModelError, OutOfMemory
+from coread.models.bundle.engine import BundleEngine, RawOutput
+from coread.models.bundle.grid import ModelGrid
+from coread.models.bundle.outputs import interpret
+from coread.models.manifest import Manifest, TaskKind
+from coread.models.metadata import find_metadata
+from coread.models.prediction import Prediction
+from coread.models.tasks import inputs_of, refusal_of, task_of
+from coread.volume import Volume
+
+
+class BundleReader:
+    """A bundle, built and kept warm. Not safe to share between threads."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, device: torch.device, weights_only: bool = True) -> None:
+        """Raises ModelError if the bundle cannot be built, or does what is not read here (generation, registration);
+        ConfigurationError if the manifest does not fit it.
+        """
+        self._folder, self._manifest, self._weights_only = folder, manifest, weights_only
+        metadata = find_metadata(folder)
+        reason = refusal_of(metadata)
+        if reason and manifest.task is None:
+            raise ModelError(f"the bundle {manifest.name} does not read studies: {reason}")
+        self._channels = next((each.get("num_channels") for each in inputs_of(metadata).values()), None)
+        self.task = chosen_task(manifest, task_of(metadata))
+        self._check_channels()
+        self._engine = self._on(device)
+
+    def predict(self, channels: Sequence[Volume]) -> Prediction:
+        """What the bundle gives for ``channels``, one for each series of the manifest, all on one grid.
+
+        Raises ModelError if it fails, or gives anything but what the manifest says; OutOfMemory if it needs more
+        memory than there is, whatever is tried.
+        """
+        projection = self._manifest.series[0].projection
+        grid = ModelGrid.of(channels[0], self._manifest.orientation, projection=projection)
+        tensors = [grid.tensor(each, colours=projection and self._channels == 3) for each in channels]
+        raw = self._run(tensors)
+        prediction = interpret(raw, self._engine, grid, channels[0], self.task)
+        return replace(prediction, way=self._engine.way, adapted=tuple(self._engine.adapted))
+
+    def close(self) -> None:
+        """Give back memory and temporary files."""
+        self._engine.close()
+
+    def _on(self, device: torch.device) -> BundleEngine:
+        return BundleEngine(
+            folder=self._folder, manifest=self._manifest, device=device, weights_only=self._weights_only
+        )
+
+    def _run(self, tensors: Sequence[MetaTensor]) -> RawOutput:
+        """Out of memory, one window at a time is tried, then the CPU."""
+        try:
+            return self._engine.run(tensors)
+        except OutOfMemory as error:
+            if self._engine.use_less_memory():
+                self._engine.note(f"less_memory: one window at a time, because {error}")
+                return self._run(tensors)
+            if self._engine.device.type == "cpu" or not self._manifest.resources.cpu_if_out_of_memory:
+                raise
+            on_cpu = self._on(torch.device("cpu"))
+            try:
+                raw = on_cpu.run(tensors)
+                self._engine.note(f"less_memory: on the CPU, because {error}")
+                return raw
+            finally:
+                on_cpu.close()
+
+    def _check_channels(self) -> None:
+        """Raises ConfigurationError if the manifest names another number of series than the bundle has channels."""
+        named, wanted = len(self._manifest.series), self._channels
+        one_image = self._manifest.series[0].projection and wanted == 3
+        keyed = any(series.key for series in self._manifest.series)
+        if isinstance(wanted, int) and named != wanted and not one_image and not keyed:
+            raise ConfigurationError(
+                f"{self._manifest.name}: expected a series in coread.yaml for each of the {wanted} channels of the "
+                f"bundle, found {named}; list them in the order of the channels"
+            )
+
+
+def chosen_task(manifest: Manifest, by_metadata: TaskKind | None) -> TaskKind:
+    """What the model does: as the manifest says, else as its tables and the bundle's metadata do."""
+    if manifest.task:
+        return manifest.task
+    if manifest.classes:
+        return TaskKind.CLASSIFICATION
+    if manifest.numbers:
+        return TaskKind.REGRESSION
+    return by_metadata if by_metadata in (TaskKind.DETECTION, TaskKind.LANDMARKS) else TaskKind.SEGMENTATION
