@@ -61,6 +61,16 @@ class InstalledModel:
         """
         return self.allowed.check(self.name, self.folder) if self.allowed else None
 
+    def check_still_approved(self, digest: str) -> None:
+        """A look at the list only, for every job. Raises ConfigurationError if the files with this digest are not
+        approved any more.
+        """
+        if self.allowed and digest not in {entry.digest for entry in self.allowed.entries() if entry.name == self.name}:
+            raise ConfigurationError(
+                f"{self.name}: expected a model that is approved, found that it is not any more; approve it with "
+                f"`coread models enable {self.name}`, and start the workers again"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Package:

@@ -34,8 +34,9 @@ class BundleRunner:
         """What the model gives for ``channels``, one for each series of its manifest, all on one grid.
 
         Raises ModelError if the bundle fails, or gives anything but what its manifest says; OutOfMemory if it needs
-        more memory than there is.
+        more memory than there is; ConfigurationError if somebody has taken the approval back.
         """
+        self.model.check_still_approved(self.digest)
         return self._reader.predict(channels)
 
     def close(self) -> None:

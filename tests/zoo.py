@@ -340,7 +340,7 @@ def brats() -> ZooBundle:
     names = ("T1c", "T1", "T2", "FLAIR")
     series = [
         {"described_as": f"a {name} series", "must": {"Modality": ["MR"], "SeriesDescription": [f"*{name}*"]}}
-        for name in ("T1c", "T1 ", "T2", "FLAIR")
+        for name in ("T1c", "T1n", "T2w", "FLAIR")
     ]
     return ZooBundle(
         inference={

@@ -255,12 +255,11 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 def test_what_an_adapter_takes_away_is_not_there_today() -> None:
     """An argument that exists has a meaning: to drop it would change the result."""
     for name, arguments in REMOVED_ARGUMENTS.items():
-        known = inspect.signature(
-            getattr(monai.networks.nets, name, None) or getattr(monai.transforms, name)
-        ).parameters
+        today = getattr(monai.networks.nets, name, None) or getattr(monai.transforms, name)
+        known = inspect.signature(today).parameters
         for old, new in arguments.items():
             assert old not in known, name
             assert new is None or new in known, name
-    for name, (today, arguments) in RENAMED.items():
+    for name, (successor, fixed) in RENAMED.items():
         assert not hasattr(monai.transforms, name)
-        assert set(arguments) <= set(inspect.signature(getattr(monai.transforms, today)).parameters)
+        assert set(fixed) <= set(inspect.signature(getattr(monai.transforms, successor)).parameters)

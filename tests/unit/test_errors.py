@@ -53,8 +53,10 @@ def test_no_module_catches_everything_but_where_a_job_ends_or_a_callback_returns
         if line.strip().startswith(("except Exception", "except:"))
     ]
     assert {where.partition(":")[0] for where in broad} == {
-        "models/runner.py",
+        "model_store.py",
+        "models/bundle/engine.py",
         "plugin/service.py",
         "workers/folder.py",
         "workers/jobs.py",
+        "workers/verify_model.py",
     }
