@@ -28,6 +28,9 @@ DOTS_PER_INCH = 110
 MARGIN_PIXELS = 24
 """What is shown around the segments; a slice without any is shown in the same window."""
 
+Masks = dict[int, dict[int, NDArray[np.bool_]]]
+"""Index of the slice → number of the segment → its pixels there, (row, column). Segments may overlap."""
+
 FRAME: dict[str, Any] = {"color": "white", "fontsize": 9, "va": "top"}
 
 
@@ -39,10 +42,10 @@ def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> 
     """
     source = build_volume(images)
     array = source.volume.array
-    labels = _labels(segmentation, source.volume)
+    masks = _masks(segmentation, source.volume)
     segments = {int(segment.SegmentNumber): segment for segment in segmentation.SegmentSequence}
     colours = {number: _colour(segment) for number, segment in segments.items()}
-    window = _window(labels)
+    window = _window(masks)
     low, high = np.percentile(array, (1, 99))
     rows = math.ceil(len(array) / COLUMNS)
     height = rows * INCHES_PER_SLICE + HEAD_INCHES
@@ -52,10 +55,8 @@ def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> 
         axes.axis("off")
         axes.imshow(array[index][window], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         axes.text(0.02, 0.97, str(index + 1), transform=axes.transAxes, **FRAME)
-        for number, colour in colours.items():
-            mask = labels[index][window] == number
-            if mask.any():
-                axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.1)
+        for number, mask in masks.get(index, {}).items():
+            axes.contour(mask[window], levels=[0.5], colors=[colours[number]], linewidths=1.1)
     figure.text(0.01, 1 - 0.08 / height, title, **FRAME)
     for position, (number, colour) in enumerate(colours.items()):
         label = segments[number].SegmentLabel
@@ -66,20 +67,20 @@ def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> 
     return buffer.getvalue()
 
 
-def _labels(segmentation: Dataset, volume: Volume) -> NDArray[np.integer]:
-    """Segment numbers, (slice, row, column), on the volume's grid: each frame in the slice where it says it lies."""
-    labels = np.zeros(volume.spatial_shape, np.uint8)
+def _masks(segmentation: Dataset, volume: Volume) -> Masks:
+    """Each frame in the slice where it says it lies."""
+    masks: Masks = {}
     from_patient = np.linalg.inv(volume.affine)
     for geometry, frame in zip(frame_geometries(segmentation), frames_of(segmentation), strict=True):
         index = round(float((from_patient @ [*geometry.affine[:, 2], 1.0])[0]))
-        labels[index][frame > 0] = geometry.segment
-    return labels
+        masks.setdefault(index, {})[geometry.segment] = frame > 0
+    return masks
 
 
-def _window(labels: NDArray[np.integer]) -> tuple[slice, slice]:
+def _window(masks: Masks) -> tuple[slice, slice]:
     """Rows and columns to show."""
-    rows, columns = (np.flatnonzero(labels.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    return _span(rows), _span(columns)
+    anything = np.logical_or.reduce([mask for each in masks.values() for mask in each.values()])
+    return _span(np.flatnonzero(anything.any(axis=1))), _span(np.flatnonzero(anything.any(axis=0)))
 
 
 def _span(found: NDArray[np.intp]) -> slice:

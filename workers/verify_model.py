@@ -176,4 +176,5 @@ def _first_line(error: Exception) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:160]}"
+    first, *_ = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {first}"

@@ -6,7 +6,7 @@ Exit status: 0 done; 1 something failed; 2 the command line, the settings or the
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from coread.objects import Profile
 from coread.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from coread.findings import Findings
     from coread.supervisor import Supervisor
     from coread.workers.folder import Outcome
 
@@ -192,6 +193,19 @@ def _as_json(outcomes: Sequence["Outcome"]) -> str:
     )
 
 
+def _statements(findings: "Findings") -> Iterator[tuple[str, str, str]]:
+    """What is said besides measurements of structures: classes, numbers of the study, boxes and landmarks."""
+    for each in findings.classifications:
+        certain = "" if each.probability is None else f"{100 * each.probability:.1f} %"
+        yield each.name, f"{each.finding.meaning}: {each.value.meaning}", certain
+    for quantity in findings.quantities:
+        measurement = quantity.measurement
+        yield quantity.name, measurement.name, escape(f"{measurement.value:.1f} {measurement.unit.value}")
+    for mark in findings.marks:
+        certain = "" if mark.probability is None else f"{100 * mark.probability:.1f} %"
+        yield mark.name, f"slice {mark.plane + 1}", certain
+
+
 def _show(outcomes: Sequence["Outcome"]) -> None:
     for outcome in outcomes:
         if outcome.reading is None:
@@ -206,6 +220,8 @@ def _show(outcomes: Sequence["Outcome"]) -> None:
             for measurement in structure.measurements:
                 unit = escape(measurement.unit.value)
                 table.add_row(structure.name, measurement.name, f"{measurement.value:.1f}", unit)
+        for name, what, value in _statements(outcome.reading.findings):
+            table.add_row(name, what, value, "")
         console.print(table)
         for path in outcome.files:
             click.echo(f"  {path}")
