@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,6 +117,18 @@ def _show_inspection(found: "Inspection") -> None:
     click.echo(f"It loads: {weights or 'no weights'}")
 
 
+def approving(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that end in an approval."""
+    trust = "Only if you trust their author."
+    for option in (
+        click.option("--torchscript", is_flag=True, help=f"Run compiled models (.ts). {trust}"),
+        click.option("--unsafe-weights", is_flag=True, help=f"Load weights that can hold code. {trust}"),
+        click.option("--yes", is_flag=True, help="Approve what is shown without asking."),
+    ):
+        command = option(command)
+    return command
+
+
 @models.command("init")
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="By default beside the bundle.")
@@ -134,11 +146,9 @@ def init(bundle: Path, output: Path | None) -> None:
 
 @models.command()
 @click.argument("source")
-@click.option("--yes", is_flag=True, help="Approve what is shown without asking.")
-@click.option("--unsafe-weights", is_flag=True, help="Load weights that can hold code. Only if you trust their author.")
-@click.option("--torchscript", is_flag=True, help="Run compiled models (.ts). Only if you trust their author.")
+@approving
 @click.pass_context
-def add(context: click.Context, source: str, yes: bool, unsafe_weights: bool, torchscript: bool) -> None:  # noqa: FBT001  # as above
+def add(context: click.Context, /, source: str, **approval: bool) -> None:
     """Take the bundle SOURCE in: a folder, a ZIP, a .ts file, a URL, or zoo:NAME of the Model Zoo.
 
     Shows what the bundle can execute, and approves it if you agree. From then on, a changed file disables it.
@@ -156,21 +166,19 @@ def add(context: click.Context, source: str, yes: bool, unsafe_weights: bool, to
         click.echo(f"{error}\nCorrect the manifest, then say `coread models enable {home.name}`", err=True)
         sys.exit(2)
     package = find_package(name, settings)
-    _approve(context, package, yes=yes, unsafe_weights=unsafe_weights, torchscript=torchscript)
+    _approve(context, package, **approval)
 
 
 @models.command()
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Approve what is shown without asking.")
-@click.option("--unsafe-weights", is_flag=True, help="Load weights that can hold code. Only if you trust their author.")
-@click.option("--torchscript", is_flag=True, help="Run compiled models (.ts). Only if you trust their author.")
+@approving
 @click.pass_context
-def enable(context: click.Context, name: str, yes: bool, unsafe_weights: bool, torchscript: bool) -> None:  # noqa: FBT001  # as above
+def enable(context: click.Context, /, name: str, **approval: bool) -> None:
     """Approve the model NAME as it is now, after showing what it can execute."""
     from coread.model_store import find_package
 
     package = find_package(name, load_settings(context.obj))
-    _approve(context, package, yes=yes, unsafe_weights=unsafe_weights, torchscript=torchscript)
+    _approve(context, package, **approval)
 
 
 def _approve(context: click.Context, package: "Package", *, yes: bool, unsafe_weights: bool, torchscript: bool) -> None:
