@@ -6,7 +6,7 @@ Light, like the manifest: the plugin asks it for names and versions.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,6 +20,10 @@ from coread.settings import Settings
 SHIPPED = Path(__file__).parent
 NOT_PART_OF_THE_MODEL = frozenset({"train", "docs", "__pycache__"})
 """Folders of a shipped package that do not change what the model does."""
+
+
+DIGEST_SHOWN = 8
+"""Characters of the digest that stand in the version of an added model."""
 
 
 class State(StrEnum):
@@ -42,6 +46,7 @@ class InstalledModel:
     folder: Path
     manifest: Manifest
     version: str
+    """As the bundle states it; of an approved one, with the beginning of its digest."""
     allowed: AllowList | None = None
     """Where its approval is looked up; None: it is shipped with Coread, and needs none."""
 
@@ -96,7 +101,7 @@ def packages(settings: Settings) -> list[Package]:
     Raises ConfigurationError if two have the same name.
     """
     allowed = allow_list(settings)
-    approved = {entry.name for entry in allowed.entries()}
+    approved = {entry.name: entry.digest for entry in allowed.entries()}
     found: dict[str, Package] = {}
     for folder, is_shipped in _folders(settings):
         package = _package(folder, None if is_shipped else allowed, approved)
@@ -148,7 +153,7 @@ def _folders(settings: Settings) -> Iterator[tuple[Path, bool]]:
             yield path.parent, home == SHIPPED
 
 
-def _package(folder: Path, allowed: AllowList | None, approved: set[str]) -> Package:
+def _package(folder: Path, allowed: AllowList | None, approved: Mapping[str, str]) -> Package:
     try:
         model = load_model(folder, allowed=allowed)
     except ConfigurationError as error:
@@ -156,7 +161,9 @@ def _package(folder: Path, allowed: AllowList | None, approved: set[str]) -> Pac
     if allowed is None:
         return Package(name=model.name, folder=folder, state=State.SHIPPED, model=model)
     if model.name in approved:
-        return Package(name=model.name, folder=folder, state=State.ENABLED, model=model)
+        # What was approved anew is another model: it makes new jobs, and only workers that have it do them.
+        exact = replace(model, version=f"{model.version}+{approved[model.name][:DIGEST_SHOWN]}")
+        return Package(name=model.name, folder=folder, state=State.ENABLED, model=exact)
     reason = f"nobody has approved it; look at it and say `coread models enable {model.name}`"
     return Package(name=model.name, folder=folder, state=State.DISABLED, reason=reason, model=model)
 

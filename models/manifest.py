@@ -262,6 +262,9 @@ class Manifest(Strict):
     def _fit_into_a_byte(cls, table: Mapping[int, Any]) -> Mapping[int, Any]:
         if any(not 0 <= value <= 255 for value in table):
             raise ValueError("expected values from 0 to 255")
+        names = [meaning.name for meaning in table.values()]
+        if len(set(names)) != len(names):
+            raise ValueError("expected a name of its own for each")
         return table
 
     @field_validator("orientation")

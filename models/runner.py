@@ -11,6 +11,7 @@ import torch
 from coread.errors import ConfigurationError
 from coread.models.bundle.isolation import IsolatedReader, has_python
 from coread.models.bundle.reader import BundleReader
+from coread.models.bundle.trust import Trust
 from coread.models.catalogue import InstalledModel
 from coread.models.prediction import Prediction
 from coread.volume import Volume
@@ -27,8 +28,8 @@ class BundleRunner:
         self.device = device if wanted == "auto" else choose_device(wanted)
         approval = model.approval()
         reader = IsolatedReader if approval and has_python(model.folder) else BundleReader
-        weights_only = not (approval and approval.unsafe_weights)
-        self._reader = reader(model.folder, model.manifest, device=self.device, weights_only=weights_only)
+        trust = Trust(unsafe_weights=approval.unsafe_weights, torchscript=approval.torchscript) if approval else Trust()
+        self._reader = reader(model.folder, model.manifest, device=self.device, trust=trust, check=model.approval)
 
     def predict(self, channels: Sequence[Volume]) -> Prediction:
         """What the model gives for ``channels``, one for each series of its manifest, all on one grid.

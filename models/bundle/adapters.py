@@ -9,7 +9,7 @@ import inspect
 import pickle
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ from monai.networks.blocks import backbone_fpn_utils
 from monai.transforms import AsDiscreted, Compose, Invertd, MapTransform
 from torch import nn
 
+from coread.errors import ModelError
 from coread.models.bundle.configuration import name_of, targets
+from coread.models.bundle.trust import Trust
 
 REMOVED_ARGUMENTS: Mapping[str, Mapping[str, str | None]] = {
     "SwinUNETR": {"img_size": None},
@@ -66,6 +68,12 @@ NUMPY_NAMES = {
     "int0": "intp",
 }
 """Name that numpy 2 took away → its name today."""
+
+DIFFERENT_IF_DOWNLOADED: Mapping[str, Mapping[str, Any]] = {
+    "inception_v3": {"transform_input": True},
+    "googlenet": {"transform_input": True, "aux_logits": False},
+}
+"""Network of torchvision → arguments of which it has other defaults when it starts from downloaded weights."""
 
 _NUMPY_NAME = re.compile(rf"\b(np|numpy)\.({'|'.join(NUMPY_NAMES)})\b")
 _CUDA_DEVICE = re.compile(r"""torch\.device\(\s*(['"])cuda(:\d+)?\1\s*\)""")
@@ -154,9 +162,14 @@ def paths_of_another_machine(content: dict[str, Any], place: Place) -> Iterator[
 def downloads(content: dict[str, Any], _place: Place) -> Iterator[str]:
     """Weights that would be fetched from the internet, to be overwritten by the bundle's own."""
     for component in targets(content):
+        network = getattr(monai.networks.nets, name_of(component), None)
+        known = inspect.signature(network).parameters if inspect.isclass(network) else {}
         for argument in ("pretrained", "pretrained_backbone"):
-            if component.get(argument) is True:
+            default = known[argument].default if argument in known else None
+            if component.get(argument, default) is True:
                 component[argument] = False
+                for other, value in DIFFERENT_IF_DOWNLOADED.get(component.get("model_name", ""), {}).items():
+                    component.setdefault(other, value)
                 yield f"{name_of(component)} starts from the bundle's weights, not from a download"
 
 
@@ -229,18 +242,33 @@ class IntermediateLayers(nn.ModuleDict):
 
 @contextmanager
 def today(
-    device: torch.device, *, weights_only: bool, acted: Callable[[str], None], loaded: Callable[[], None]
+    device: torch.device, *, trust: Trust, acted: Callable[[str], None], loaded: Callable[[], None]
 ) -> Iterator[None]:
     """Old habits that only show when a bundle is built: numpy pickles in checkpoints, torchvision's layer getter, a
     look for a GPU that is not to be used.
 
-    ``weights_only``: whether weights may hold nothing but tensors and numbers, whatever the bundle says. ``acted``
+    ``trust``: without it, weights may hold nothing but tensors and numbers, whatever the bundle says. ``acted``
     is told what was adapted, ``loaded`` is called when weights get into a network.
     """
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(nn.Module, "load_state_dict", _noticed(nn.Module.load_state_dict, loaded)))
+        stack.enter_context(_replaced(torch.jit, "load", _noticed(_compiled_loader(trust), loaded)))
+        stack.enter_context(_replaced(torch, "load", _safe_loader(device, trust, acted)))
+        if device.type == "cpu" and torch.cuda.is_available():
+            stack.enter_context(_replaced(torch.cuda, "is_available", lambda: False))
+        if importlib.util.find_spec("torchvision") is None:
+            layers = types.SimpleNamespace(_utils=types.SimpleNamespace(IntermediateLayerGetter=IntermediateLayers))
+            stack.enter_context(_replaced(backbone_fpn_utils, "torchvision_models", layers))
+            stack.enter_context(_replaced(retinanet_network, "_validate_trainable_layers", _trainable_layers))
+        yield
+
+
+def _safe_loader(device: torch.device, trust: Trust, acted: Callable[[str], None]) -> Callable[..., Any]:
+    """In the place of torch.load: onto the device that is used, and no more than the trust allows."""
     load = torch.load
 
     def load_safely(*arguments: Any, **named: Any) -> Any:
-        named["weights_only"] = weights_only
+        named["weights_only"] = not trust.unsafe_weights
         named.setdefault("map_location", device)
         if device.type == "cpu":
             named["map_location"] = device
@@ -253,27 +281,28 @@ def today(
             with torch.serialization.safe_globals(_numpy_globals()):
                 return load(*arguments, **named)
 
-    load_state, load_script = nn.Module.load_state_dict, torch.jit.load
+    return load_safely
 
-    def noticed(way: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            found = way(*arguments, **named)
-            loaded()
-            return found
 
-        return call
+def _compiled_loader(trust: Trust) -> Callable[..., Any]:
+    """In the place of torch.jit.load."""
+    load: Callable[..., Any] = torch.jit.load
 
-    with ExitStack() as stack:
-        stack.enter_context(_replaced(nn.Module, "load_state_dict", noticed(load_state)))
-        stack.enter_context(_replaced(torch.jit, "load", noticed(load_script)))
-        stack.enter_context(_replaced(torch, "load", load_safely))
-        if device.type == "cpu" and torch.cuda.is_available():
-            stack.enter_context(_replaced(torch.cuda, "is_available", lambda: False))
-        if importlib.util.find_spec("torchvision") is None:
-            layers = types.SimpleNamespace(_utils=types.SimpleNamespace(IntermediateLayerGetter=IntermediateLayers))
-            stack.enter_context(_replaced(backbone_fpn_utils, "torchvision_models", layers))
-            stack.enter_context(_replaced(retinanet_network, "_validate_trainable_layers", _trainable_layers))
-        yield
+    def load_if_trusted(*arguments: Any, **named: Any) -> Any:
+        if not trust.torchscript:
+            raise ModelError("expected no compiled network, found TorchScript; approve the bundle with --torchscript")
+        return load(*arguments, **named)
+
+    return load_if_trusted
+
+
+def _noticed(load: Callable[..., Any], loaded: Callable[[], None]) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        found = load(*arguments, **named)
+        loaded()
+        return found
+
+    return call
 
 
 @contextmanager
@@ -293,13 +322,14 @@ def _trainable_layers(pretrained: bool, wanted: int | None, *, max_value: int, d
     return default_value if wanted is None else wanted
 
 
-def restore_numpy_names() -> list[str]:
-    """Give numpy the names back that it took away: for the Python code of bundles, in a process of their own."""
-    restored = []
-    for old, new in NUMPY_NAMES.items():
-        if not hasattr(np, old) and hasattr(np, new):
-            setattr(np, old, getattr(np, new))
-            restored.append(old)
+def restore_numpy_names(programs: Iterable[str]) -> list[str]:
+    """Give numpy the names back that it took away and that these programs use: for the Python code of bundles, in a
+    process of their own.
+    """
+    used = {match[2] for program in programs for match in _NUMPY_NAME.finditer(program)}
+    restored = sorted(name for name in used if not hasattr(np, name))
+    for name in restored:
+        setattr(np, name, getattr(np, NUMPY_NAMES[name]))
     return restored
 
 

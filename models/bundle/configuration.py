@@ -65,12 +65,18 @@ class Configuration:
 
 def find_configuration(folder: Path) -> Path:
     """The inference configuration in a bundle. Raises ModelError if there is none, or none can be preferred."""
-    found = [path for path in configurations_in(folder) if _evaluators(read_mapping(path))]
+    contents = {path: read_mapping(path) for path in configurations_in(folder)}
+    found = [path for path, content in contents.items() if _evaluators(content)]
     ranked = sorted(found, key=lambda path: (_rank(path.stem), len(path.name), str(path)))
     if not ranked:
+        programs = [path.name for path in contents if _rank(path.stem) == 0]
         raise ModelError(
             f"expected a configuration for inference (with an evaluator that has a val_data_loader) in {folder}, found "
-            "none; is it a MONAI bundle?"
+            + (
+                f"none in {', '.join(programs)}; a bundle that runs a program of its own instead is not run"
+                if programs
+                else "none; is it a MONAI bundle?"
+            )
         )
     return ranked[0]
 
@@ -105,6 +111,17 @@ def rewrite(content: dict[str, Any], feed: Feed, *, bundle_root: Path, output_fo
     content["bundle_root"] = str(bundle_root)
     content["output_dir"] = str(output_folder)
     return configuration
+
+
+def run_compiled(content: dict[str, Any], network: Path) -> None:
+    """Let the evaluator run a compiled network (TorchScript) in place of the one that the configuration builds."""
+    loaded = f"$torch.jit.load({str(network)!r}, map_location=torch.device('cpu'))"
+    for evaluator in _evaluators(content):
+        content[evaluator]["network"] = loaded
+    for component in list(targets(content)):
+        if name_of(component) == CHECKPOINT_LOADER:  # the weights are in it
+            component.clear()
+            component["_target_"] = f"{_HERE}.Nothing"
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:

@@ -29,9 +29,11 @@ from coread.models.bundle.configuration import (
     name_of,
     read_configuration,
     rewrite,
+    run_compiled,
     targets,
 )
 from coread.models.bundle.in_memory import Feed
+from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.manifest import Manifest
 from coread.models.metadata import find_metadata
 from coread.models.tasks import inputs_of
@@ -41,6 +43,7 @@ REFERENCE_KEYS = ("label", "gt", "reference")
 
 _CANNOT_LOCATE = re.compile(r"Cannot locate class or function path: '([^']+)'")
 _NEEDED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?\w+)")
+_AXES = re.compile(r"input\.dim\(\) = (\d+) is not equal to len\(dims\) = (\d+)")
 _CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
 
 
@@ -64,7 +67,9 @@ class BundleEngine:
     folder: Path
     manifest: Manifest
     device: torch.device
-    weights_only: bool = True
+    trust: Trust = NO_TRUST
+    check: Callable[[], object] = lambda: None
+    """Called before anything of the bundle is read to be run; raises if it is not what was approved."""
     adapted: list[str] = field(default_factory=list)
     """What was adapted, a sentence each."""
     way: str = "memory"
@@ -124,6 +129,7 @@ class BundleEngine:
 
     def _build(self) -> Any:
         """The evaluator, with its weights loaded."""
+        self.check()
         self._weights_loaded = False
         try:
             path = find_configuration(self.folder)
@@ -131,6 +137,9 @@ class BundleEngine:
             place = Place(bundle_root=self.folder, device=self.device)
             for what in adapt_configuration(content, place):
                 self.note(what)
+            compiled = sorted(self.folder.rglob("*.ts")) if self.trust.torchscript else []
+            if compiled:
+                run_compiled(content, compiled[0])
             configuration = rewrite(content, self._feed, bundle_root=self.folder, output_folder=self._output_folder)
             self.way = "memory" if configuration.loads else "files"
             self.box_keys = configuration.box_keys
@@ -189,7 +198,7 @@ class BundleEngine:
         def loaded() -> None:
             self._weights_loaded = True
 
-        with today(self.device, weights_only=self.weights_only, acted=self.note, loaded=loaded):
+        with today(self.device, trust=self.trust, acted=self.note, loaded=loaded):
             yield
 
     @contextmanager
@@ -235,8 +244,12 @@ class BundleEngine:
                     "the installed packages; install what it needs, or bring the bundle up to date"
                 )
         if isinstance(cause, ModuleNotFoundError) or type(cause).__name__ == "OptionalImportError":
+            told = _one_line(text.partition("\n\n")[0]).rstrip(".")  # after that, MONAI gives general advice
+            return ModelError(f"{name} {happened}: it needs a package that is not installed ({told}); install it")
+        axes = _AXES.search(text)
+        if axes:
             return ModelError(
-                f"{name} {happened}: it needs a package that is not installed ({_one_line(text)}); install it"
+                f"{name} {happened}: it wants images of {axes[2]} axes, found {axes[1]}; images over time are not read"
             )
         if re.search(r"expected input\[.*\] to have \d+ channels", text):
             return ModelError(

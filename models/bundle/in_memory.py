@@ -87,7 +87,9 @@ class Feed:
 
 
 class TakeImaged(MapTransform):
-    """In the place of LoadImaged."""
+    """In the place of LoadImaged. Who does not say ``image_only`` gets the metadata beside the image too, as before
+    MONAI 1.3: a bundle's own code may look for them there.
+    """
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class TakeImaged(MapTransform):
         feed: Feed,
         *,
         dtype: Any = np.float32,
-        image_only: Any = True,
+        image_only: Any = False,
         ensure_channel_first: bool = False,
         meta_keys: Any = None,
         meta_key_postfix: str = META_POSTFIX,
@@ -201,6 +203,9 @@ class Nothing:
 
     def attach(self, engine: Engine) -> None:
         """As ignite's handlers are."""
+
+    def __call__(self, engine: Engine) -> None:
+        """As it is where a bundle calls it by itself."""
 
 
 def _prepared(tensor: MetaTensor, dtype: Any, channel_first: EnsureChannelFirst | None, *, in_ras: bool) -> MetaTensor:

@@ -5,7 +5,6 @@ Parent and child speak over pipes: a length, then an archive of plain arrays wit
 bundle's code cannot run anything in the worker by what it answers.
 """
 
-import ctypes
 import io
 import json
 import os
@@ -14,8 +13,8 @@ import struct
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,33 +24,44 @@ from numpy.typing import NDArray
 
 from coread import errors
 from coread.errors import CoreadError, ModelError, OutOfMemory
+from coread.models.bundle import child
 from coread.models.bundle.adapters import restore_numpy_names
 from coread.models.bundle.engine import private_folder
+from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.manifest import Manifest
 from coread.models.prediction import Box, Point, Prediction
 from coread.volume import Volume
 
 _LENGTH = struct.Struct("<Q")
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_PDEATHSIG = 1
+KEPT = frozenset({"PATH", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV"})
+KEPT_PREFIXES = ("LC_", "LD_", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "NUMBA_")
+"""Of the worker's environment."""
 
 
 def has_python(folder: Path) -> bool:
-    """Whether a bundle brings Python code of its own."""
-    return any(folder.rglob("*.py"))
+    """Whether a bundle brings code of its own."""
+    return any(path.suffix in (".py", ".so") for path in folder.rglob("*"))
 
 
 class IsolatedReader:
     """A bundle in a process of its own, built and kept warm; the process is started again when it has died."""
 
-    def __init__(self, folder: Path, manifest: Manifest, *, device: torch.device, weights_only: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        device: torch.device,
+        trust: Trust = NO_TRUST,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         """Raises ModelError if the bundle cannot be built."""
-        self._manifest = manifest
+        self._manifest, self._check = manifest, check
         self._start = {
             "folder": str(folder),
             "manifest": manifest.model_dump(mode="json"),
             "device": str(device),
-            "weights_only": weights_only,
+            "trust": asdict(trust),
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._home, self._cleanup = private_folder(self)
@@ -83,22 +93,16 @@ class IsolatedReader:
         if self._process is not None and self._process.poll() is None:
             return
         self._end()
+        self._check()
         folder = Path(str(self._start["folder"]))
         self._process = subprocess.Popen(
-            [sys.executable, "-B", "-m", __name__],
+            [sys.executable, "-B", "-P", "-m", child.__name__, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=str(self._home),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, _python_path(folder))), **self._environment()},
+            env={**_harmless(os.environ), "HOME": str(self._home)},
         )
         self._ask(self._start, {})
-
-    def _environment(self) -> Mapping[str, str]:
-        return {
-            "HOME": str(self._home),
-            "PYTHONPYCACHEPREFIX": str(self._home),  # byte code that lies in the bundle is not what was approved
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
 
     def _ask(
         self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
@@ -114,6 +118,7 @@ class IsolatedReader:
             self._end()
             raise _death(self._manifest.name, status) from error
         if "error" in answer:
+            self._end()  # what is built anew is looked at anew
             raise _error_of(answer)
         return answer, found
 
@@ -133,10 +138,9 @@ def _error_of(answer: Mapping[str, Any]) -> CoreadError:
     return kind(str(answer["message"])) if known else ModelError(str(answer["message"]))
 
 
-def _python_path(folder: Path) -> Iterator[Path]:
-    """Where a bundle's own modules are found: from its root, and beside each other."""
-    yield folder
-    yield from sorted({path.parent for path in folder.rglob("*.py")} - {folder})
+def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a bundle's process may know of the worker's environment: no passwords, no addresses."""
+    return {name: value for name, value in environment.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
 
 
 def _send(pipe: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -195,23 +199,14 @@ def _prediction_of(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
     )
 
 
-def _leave_the_network() -> None:
-    """Give up the network, where the system lets a process do so; and end with the worker."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-
-
-def _serve() -> None:
-    """The child: build the bundle that the first message names, then answer each further one with a prediction."""
+def serve() -> None:
+    """The child's part: build the bundle that the first message names, then answer each further one by a prediction."""
     from coread.models.bundle.reader import BundleReader
 
     pipe_in = os.fdopen(os.dup(0), "rb")
     pipe_out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the bundle prints goes into the log, not between the messages
-    _leave_the_network()
-    renamed = restore_numpy_names()
+    renamed: Sequence[str] = ()
     reader: BundleReader | None = None
     while True:
         try:
@@ -220,11 +215,13 @@ def _serve() -> None:
             return
         try:
             if reader is None:
+                folder = Path(header["folder"])
+                renamed = restore_numpy_names(path.read_text(errors="replace") for path in folder.rglob("*.py"))
                 reader = BundleReader(
-                    Path(header["folder"]),
+                    folder,
                     Manifest.model_validate(header["manifest"]),
                     device=torch.device(header["device"]),
-                    weights_only=header["weights_only"],
+                    trust=Trust(**header["trust"]),
                 )
                 _send(pipe_out, {}, {})
                 continue
@@ -240,7 +237,3 @@ def _serve() -> None:
         except CoreadError as error:
             traceback.print_exc()
             _send(pipe_out, {"error": type(error).__name__, "message": str(error)}, {})
-
-
-if __name__ == "__main__":
-    _serve()

@@ -254,6 +254,12 @@ def _landmarks(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, volume: Vo
         )
     seen = raw.image.affine.numpy().astype(np.float64) if isinstance(raw.image, MetaTensor) else grid.affine
     places = grid.indices_back(values @ seen[:3, :3].T + seen[:3, 3], volume)
+    beyond = np.maximum(-0.5 - places, places - (np.array(volume.spatial_shape) - 0.5)).max(axis=1)
+    outside = [manifest.labels[key].name for key in sorted(manifest.labels) if beyond[key] > 0]
+    if outside:
+        raise ModelError(
+            f"{manifest.name}: expected landmarks inside the images, found {outside[0]} outside; nothing is reported"
+        )
     return Prediction(points=tuple(Point(label=key, place=places[key]) for key in sorted(manifest.labels)))
 
 

@@ -1,6 +1,6 @@
 """A bundle on a device, from volumes to a prediction: with less memory, or on the CPU, where it must be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from coread.errors import ConfigurationError, ModelError, OutOfMemory
 from coread.models.bundle.engine import BundleEngine, RawOutput
 from coread.models.bundle.grid import ModelGrid
 from coread.models.bundle.outputs import interpret
+from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.manifest import Manifest, TaskKind
 from coread.models.metadata import find_metadata
 from coread.models.prediction import Prediction
@@ -21,11 +22,19 @@ from coread.volume import Volume
 class BundleReader:
     """A bundle, built and kept warm. Not safe to share between threads."""
 
-    def __init__(self, folder: Path, manifest: Manifest, *, device: torch.device, weights_only: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        device: torch.device,
+        trust: Trust = NO_TRUST,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         """Raises ModelError if the bundle cannot be built, or does what is not read here (generation, registration);
         ConfigurationError if the manifest does not fit it.
         """
-        self._folder, self._manifest, self._weights_only = folder, manifest, weights_only
+        self._folder, self._manifest, self._trust, self._check = folder, manifest, trust, check
         metadata = find_metadata(folder)
         reason = refusal_of(metadata)
         if reason and manifest.task is None:
@@ -33,6 +42,11 @@ class BundleReader:
         self._channels = next((each.get("num_channels") for each in inputs_of(metadata).values()), None)
         self.task = chosen_task(manifest, task_of(metadata))
         self._check_channels()
+        if manifest.series[0].projection and self.task not in (TaskKind.CLASSIFICATION, TaskKind.REGRESSION):
+            raise ConfigurationError(
+                f"{manifest.name}: expected a stack of slices for {self.task}, found `projection: true` in "
+                "coread.yaml; of single images, only classes and numbers are reported"
+            )
         self._engine = self._on(device)
 
     def predict(self, channels: Sequence[Volume]) -> Prediction:
@@ -54,7 +68,7 @@ class BundleReader:
 
     def _on(self, device: torch.device) -> BundleEngine:
         return BundleEngine(
-            folder=self._folder, manifest=self._manifest, device=device, weights_only=self._weights_only
+            folder=self._folder, manifest=self._manifest, device=device, trust=self._trust, check=self._check
         )
 
     def _run(self, tensors: Sequence[MetaTensor]) -> RawOutput:

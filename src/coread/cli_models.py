@@ -183,8 +183,10 @@ def enable(context: click.Context, /, name: str, **approval: bool) -> None:
 
 def _approve(context: click.Context, package: "Package", *, yes: bool, unsafe_weights: bool, torchscript: bool) -> None:
     from coread.model_store import enable as approve
+    from coread.models.catalogue import load_model
     from coread.models.inspection import inspect_bundle
 
+    load_model(package.folder, allowed=None)
     _show_inspection(inspect_bundle(package.folder))
     if not yes and not click.confirm("A bundle is a program. May it run?"):
         click.echo(f"{package.name} is not enabled")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from coread.errors import ConfigurationError
-from coread.models.catalogue import check_routes, installed_models
+from coread.models.catalogue import InstalledModel, check_routes, installed_models
 from coread.orthanc_process import PLUGINS, find_plugin
 from coread.settings import Settings
 
@@ -97,8 +97,16 @@ def _models(settings: Settings) -> Iterator[Check]:
         )
     else:
         for model in models.values():
-            found = f"{model.version}, sha256 {model.digest()[:16]}…"
-            yield Check(what=f"model {model.name}", verdict=Verdict.OK, found=found)
+            yield _model(model)
+
+
+def _model(model: InstalledModel) -> Check:
+    what = f"model {model.name}"
+    try:
+        return Check(what=what, verdict=Verdict.OK, found=f"{model.version}, sha256 {model.digest()[:16]}…")
+    except ConfigurationError as error:
+        remedy = f"coread models show {model.name}"
+        return Check(what=what, verdict=Verdict.MISSING, found=str(error), remedy=remedy)
 
 
 def _folder(settings: Settings) -> Iterator[Check]:

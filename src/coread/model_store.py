@@ -39,7 +39,7 @@ def fetched(source: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="coread-add-") as temporary:
         if source.startswith(ZOO):
             yield _from_the_zoo(source.removeprefix(ZOO), Path(temporary))
-        elif source.startswith(("https://", "http://")):
+        elif source.startswith("https://"):
             archive = _download(source, Path(temporary) / Path(httpx.URL(source).path).name)
             yield _unpacked(archive, Path(temporary) / "bundles")
         elif Path(source).is_dir():
@@ -76,10 +76,15 @@ def take(folder: Path, settings: Settings) -> Path:
 
 
 def find_package(name: str, settings: Settings) -> Package:
-    """The package called ``name``, whatever its state. Raises ConfigurationError that lists the names there are."""
-    found = {package.name: package for package in packages(settings)}
+    """The package called ``name``, or in a folder of that name, whatever its state.
+
+    Raises ConfigurationError that lists the names there are.
+    """
+    there = packages(settings)
+    found = {package.folder.name: package for package in there} | {package.name: package for package in there}
     if name not in found:
-        raise ConfigurationError(f"there is no model called {name}; there are: {', '.join(sorted(found)) or 'none'}")
+        names = ", ".join(package.name for package in there) or "none"
+        raise ConfigurationError(f"there is no model called {name}; there are: {names}")
     return found[name]
 
 
@@ -111,8 +116,9 @@ def remove(package: Package, settings: Settings) -> None:
     """Delete a package that was added, and its approval. Raises ConfigurationError if it lies elsewhere."""
     if package.folder.parent != settings.models_home:
         raise ConfigurationError(f"{package.name} was not added; it lies in {package.folder}, delete it there")
-    if package.state is State.ENABLED:
-        allow_list(settings).forbid(package.name)
+    allowed = allow_list(settings)
+    if package.name in {entry.name for entry in allowed.entries()}:
+        allowed.forbid(package.name)
     shutil.rmtree(package.folder)
 
 

@@ -1,5 +1,6 @@
 """Bundles of every kind whose right answer is known exactly."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -454,3 +455,53 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
     bundle = answering([], manifest=classes(4), channels=3, inference={"network_def": network})
     with pytest.raises(ModelError, match="torchvision"):
         read(tmp_path, bundle, RADIOGRAPH)
+
+
+SPY = """
+import os
+import socket
+import sys
+from torch import nn
+
+
+class Spy(nn.Module):
+    '''1 + 2 if there is a network + 4 if a secret is there + 8 if the bundle goes before what is installed.'''
+
+    def forward(self, x):
+        network = len(socket.if_nameindex()) > 1
+        secret = "COREAD_BROKER__URL" in os.environ
+        first = any("bundle" in path for path in sys.path[:2])
+        return x * 0 + 1 + 2 * network + 4 * secret + 8 * first
+"""
+
+
+def test_a_bundles_own_code_has_no_network_no_secrets_and_takes_nothings_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if subprocess.run(["unshare", "--net", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets no process leave the network")
+    monkeypatch.setenv("COREAD_BROKER__URL", "amqp://user:secret@broker")
+    bundle = memory_hungry("Greedy")
+    bundle.inference["network_def"] = {"_target_": "scripts.spy.Spy"}
+    bundle.inference["postprocessing"] = zoo.chain()
+    bundle.manifest = zoo.manifest(range(1, 16))
+    started = tmp_path / "started"
+    bundle.scripts = {
+        "scripts/__init__.py": "",
+        "scripts/spy.py": SPY,
+        "sitecustomize.py": f"open({str(started)!r}, 'w')\n",
+        "inspect.py": f"open({str(started)!r}, 'w')\n",
+    }
+    prediction = read(tmp_path, bundle, volume_in_plane("axial", array=HOUNSFIELD))
+    assert np.unique(prediction.layers[0]).tolist() == [1]
+    assert not started.exists()
+
+
+def test_a_landmark_outside_the_images_is_an_error(tmp_path: Path) -> None:
+    outside = said("torch.tensor([[30.0, 2.0, 3.0]])")
+    with pytest.raises(ModelError, match="expected landmarks inside the images, found Structure 0 outside"):
+        read(
+            tmp_path,
+            answering([outside], manifest=zoo.manifest([0], task="landmarks")),
+            volume_in_plane("axial", array=HOUNSFIELD),
+        )

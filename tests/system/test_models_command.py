@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
+import torch
 import yaml
+from monai.networks.nets import UNet
 
 from coread.dicom_files import write_files
 from tests import zoo
@@ -222,3 +225,25 @@ def test_a_worker_without_rights_and_network_reads_a_study(home: Path, tmp_path:
         pytest.skip("this machine lets nobody leave the network")
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(out.rglob("*SEG.dcm"))
+
+
+def test_a_compiled_model_runs_only_where_it_is_allowed(home: Path, tmp_path: Path) -> None:
+    """A file as MONAI's ckpt_export makes it: the network compiled, the configurations inside."""
+    bundle = spleen(tmp_path)
+    network = UNet(**zoo.arguments(zoo.UNET))
+    network.load_state_dict(torch.load(bundle / "models/model.pt", weights_only=True))
+    extra = {f"{name}.json": (bundle / f"configs/{name}.json").read_text() for name in ("metadata", "inference")}
+    torch.jit.save(torch.jit.script(network.eval()), tmp_path / "compiled.ts", _extra_files=extra)
+    coread(home, "models", "add", tmp_path / "compiled.ts", code=2)  # it has no manifest
+    shutil.copy(bundle / "coread.yaml", home / "data/models/compiled/coread.yaml")
+    refused = coread(home, "models", "enable", "test_model", "--yes", code=2)
+    assert "expected no compiled programs, found models/model.ts" in refused
+    coread(home, "models", "enable", "test_model", "--yes", "--torchscript")
+    volume = volume_in_plane("axial", shape=(12, 32, 32), array=np.random.default_rng(0).normal(50, 90, (12, 32, 32)))
+    write_files(images_of(volume, modality="CT"), tmp_path / "study")
+    coread(home, "analyze", tmp_path / "study", "-o", tmp_path / "out", "--model", "test_model")
+    coread(home, "models", "remove", "test_model")
+    coread(home, "models", "add", bundle, "--yes")
+    coread(home, "analyze", tmp_path / "study", "-o", tmp_path / "plain", "--model", "test_model")
+    one, two = (pydicom.dcmread(next((tmp_path / each).rglob("SEG.dcm"))).PixelData for each in ("out", "plain"))
+    assert one == two
