@@ -14,7 +14,7 @@ from coread.errors import ConfigurationError, UnknownModel
 from coread.models.allowlist import AllowList, Entry, digest_of
 from coread.models.manifest import MANIFEST_NAME, Manifest, load_manifest
 from coread.models.metadata import find_metadata
-from coread.models.tasks import channels_of, outputs_of
+from coread.models.tasks import channels_of, outputs_of, refusal_of
 from coread.settings import Settings
 
 SHIPPED = Path(__file__).parent
@@ -96,9 +96,8 @@ def allow_list(settings: Settings) -> AllowList:
 
 
 def packages(settings: Settings) -> list[Package]:
-    """Every package that there is, in the order of their names. Nothing of a package is executed.
-
-    Raises ConfigurationError if two have the same name.
+    """Every package that there is, in the order of their names; of two with the same name, the second is broken.
+    Nothing of a package is executed.
     """
     allowed = allow_list(settings)
     approved = {entry.name: entry.digest for entry in allowed.entries()}
@@ -106,15 +105,14 @@ def packages(settings: Settings) -> list[Package]:
     for folder, is_shipped in _folders(settings):
         package = _package(folder, None if is_shipped else allowed, approved)
         if package.name in found:
-            raise ConfigurationError(
-                f"two packages are called {package.name}: {found[package.name].folder} and {folder}; rename one"
-            )
+            reason = f"{found[package.name].folder} is called {package.name} too; rename one of them"
+            package = Package(name=str(folder), folder=folder, state=State.BROKEN, reason=reason)
         found[package.name] = package
     return sorted(found.values(), key=lambda package: package.name)
 
 
 def installed_models(settings: Settings) -> Mapping[str, InstalledModel]:
-    """Name → model, of those that may be used. Raises ConfigurationError if two have the same name."""
+    """Name → model, of those that may be used."""
     usable = (State.SHIPPED, State.ENABLED)
     return {each.name: each.model for each in packages(settings) if each.model and each.state in usable}
 
@@ -138,11 +136,17 @@ def check_routes(settings: Settings, models: Mapping[str, InstalledModel]) -> No
 
 
 def load_model(folder: Path, *, allowed: AllowList | None) -> InstalledModel:
-    """The package in a folder. Raises ConfigurationError if its manifest or metadata cannot be used."""
+    """The package in a folder.
+
+    Raises ConfigurationError if its manifest or metadata cannot be used, or it is of a kind that does not read studies.
+    """
     manifest = load_manifest(folder)
     metadata = find_metadata(folder)
     if not metadata.get("version"):
         raise ConfigurationError(f"{folder}: expected MONAI bundle metadata with a version, found none")
+    reason = refusal_of(metadata)
+    if reason and manifest.task is None:
+        raise ConfigurationError(f"{folder}: {reason}; if the metadata are wrong, say the `task` in {MANIFEST_NAME}")
     _check_labels(metadata, manifest, folder)
     return InstalledModel(folder=folder, manifest=manifest, version=str(metadata["version"]), allowed=allowed)
 

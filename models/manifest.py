@@ -161,6 +161,8 @@ class Resources(Strict):
     """`cuda`: not on a CPU; `cpu`: not on a GPU."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """What a typical study takes, for people and for the choice of a worker."""
+    time_s: Annotated[float, Field(gt=0)] = 3600
+    """How long a bundle with Python of its own may take for a study before it is ended."""
     cpu_if_out_of_memory: bool = True
     """Whether a study that does not fit on the GPU may be read on the CPU."""
 
@@ -213,6 +215,8 @@ class Manifest(Strict):
     temperature: Annotated[float, Field(gt=0)] | None = None
     """Calibration of the classes' probabilities: their logits are divided by it (Guo et al., ICML 2017)."""
     boxes: Boxes = Boxes()
+    points: Literal["rows", "columns"] | None = None
+    """Whether each landmark is a row or a column of the output, which for three of them cannot be told otherwise."""
     prompt: Mapping[str, Any] = Field(default_factory=dict)
     """What the bundle wants besides images: the classes that a promptable model shall look for."""
     overrides: Mapping[str, Any] = Field(default_factory=dict)
@@ -260,8 +264,8 @@ class Manifest(Strict):
     @field_validator("labels", "classes", "numbers")
     @classmethod
     def _fit_into_a_byte(cls, table: Mapping[int, Any]) -> Mapping[int, Any]:
-        if any(not 0 <= value <= 255 for value in table):
-            raise ValueError("expected values from 0 to 255")
+        if any(not 0 <= value <= 255 for value in table) or {0, 255} <= set(table):
+            raise ValueError("expected values from 0 to 255, and not both of them")
         names = [meaning.name for meaning in table.values()]
         if len(set(names)) != len(names):
             raise ValueError("expected a name of its own for each")

@@ -46,6 +46,8 @@ class Prediction:
     boxes: tuple[Box, ...] = ()
     points: tuple[Point, ...] = ()
     numbers: Mapping[int, float] = field(default_factory=dict)
+    device: str = "cpu"
+    """Where the bundle ran."""
     way: str = "memory"
     """How the study got into the bundle: `memory`, or `files`."""
     adapted: tuple[str, ...] = ()

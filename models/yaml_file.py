@@ -22,8 +22,8 @@ def read_yaml(path: Path, schema: type[Model]) -> Model:
         raise ConfigurationError(f"{path} cannot be read ({error.strerror}); a model package needs one") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text; save it as such") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}; correct it") from error
     try:
         return schema.model_validate(values)
     except ValidationError as error:

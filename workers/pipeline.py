@@ -97,6 +97,7 @@ def read_study(
         objects=objects,
         summary={
             **summary,
+            "device": prediction.device,
             "way": prediction.way,
             "adapted": list(prediction.adapted),
             "series": dict(choice.reasons),

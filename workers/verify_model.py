@@ -10,19 +10,24 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from monai.bundle import verify_metadata, verify_net_in_out
 
 from coread.dicom_sr.validation.problem import Severity
 from coread.dicom_sr.validation.run import validate_files
-from coread.errors import CoreadError
+from coread.errors import CoreadError, ModelError
 from coread.model_store import find_package
+from coread.models.bundle.adapters import today
 from coread.models.bundle.configuration import find_configuration, read_configuration
 from coread.models.bundle.isolation import has_python
+from coread.models.bundle.trust import NO_TRUST
 from coread.models.catalogue import InstalledModel, State, find_model, installed_models
 from coread.models.metadata import METADATA_SCHEMA, metadata_file
 from coread.models.runner import BundleRunner, choose_device
 from coread.settings import Settings
 from coread.workers.rehearsal import Rehearsal, rehearse
+
+CPU = torch.device("cpu")
 
 Verdict = Literal["ok", "note", "failed"]
 
@@ -135,20 +140,25 @@ def _network(model: InstalledModel) -> Iterator[Check]:
     if model.allowed and has_python(model.folder):
         yield Check(verdict="note", what=what, found="not checked: the bundle's own code would run in this process")
         return
-    configuration = find_configuration(model.folder)
+    try:
+        configuration = find_configuration(model.folder)
+    except ModelError as error:
+        yield Check(verdict="failed", what=what, found=str(error))
+        return
     if "network_def" not in read_configuration(configuration, {}):
         yield Check(verdict="note", what=what, found="not checked: there is no network_def")
         return
     try:
-        verify_net_in_out(
-            net_id="network_def",
-            meta_file=str(metadata_file(model.folder)),
-            config_file=str(configuration),
-            device="cpu",
-            p=1,
-            n=1,
-            any=32,
-        )
+        with today(CPU, trust=NO_TRUST, acted=lambda _what: None, loaded=lambda _network, _missing: None):
+            verify_net_in_out(
+                net_id="network_def",
+                meta_file=str(metadata_file(model.folder)),
+                config_file=str(configuration),
+                device="cpu",
+                p=1,
+                n=1,
+                any=32,
+            )
     except Exception as error:  # noqa: BLE001  # a bundle is foreign code
         yield Check(verdict="note", what=what, found=_first_line(error))
     else:

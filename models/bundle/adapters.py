@@ -9,7 +9,7 @@ import inspect
 import pickle
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,9 @@ class Place:
     bundle_root: Path
     device: torch.device
 
+
+Loaded = Callable[[nn.Module, Collection[str]], None]
+"""Told of a network that has got weights, and of the names of those that it has not got."""
 
 Adapter = Callable[[dict[str, Any], Place], Iterator[str]]
 """Changes the configuration in place; yields a sentence for each change."""
@@ -241,18 +244,16 @@ class IntermediateLayers(nn.ModuleDict):
 
 
 @contextmanager
-def today(
-    device: torch.device, *, trust: Trust, acted: Callable[[str], None], loaded: Callable[[], None]
-) -> Iterator[None]:
+def today(device: torch.device, *, trust: Trust, acted: Callable[[str], None], loaded: Loaded) -> Iterator[None]:
     """Old habits that only show when a bundle is built: numpy pickles in checkpoints, torchvision's layer getter, a
     look for a GPU that is not to be used.
 
     ``trust``: without it, weights may hold nothing but tensors and numbers, whatever the bundle says. ``acted``
-    is told what was adapted, ``loaded`` is called when weights get into a network.
+    is told what was adapted, ``loaded`` when weights get into a network, and by which names some are missing.
     """
     with ExitStack() as stack:
-        stack.enter_context(_replaced(nn.Module, "load_state_dict", _noticed(nn.Module.load_state_dict, loaded)))
-        stack.enter_context(_replaced(torch.jit, "load", _noticed(_compiled_loader(trust), loaded)))
+        stack.enter_context(_replaced(nn.Module, "load_state_dict", _noticed_state(loaded)))
+        stack.enter_context(_replaced(torch.jit, "load", _compiled_loader(trust, loaded)))
         stack.enter_context(_replaced(torch, "load", _safe_loader(device, trust, acted)))
         if device.type == "cpu" and torch.cuda.is_available():
             stack.enter_context(_replaced(torch.cuda, "is_available", lambda: False))
@@ -284,25 +285,30 @@ def _safe_loader(device: torch.device, trust: Trust, acted: Callable[[str], None
     return load_safely
 
 
-def _compiled_loader(trust: Trust) -> Callable[..., Any]:
+def _compiled_loader(trust: Trust, loaded: Loaded) -> Callable[..., Any]:
     """In the place of torch.jit.load."""
     load: Callable[..., Any] = torch.jit.load
 
     def load_if_trusted(*arguments: Any, **named: Any) -> Any:
         if not trust.torchscript:
             raise ModelError("expected no compiled network, found TorchScript; approve the bundle with --torchscript")
-        return load(*arguments, **named)
+        network = load(*arguments, **named)
+        loaded(network, ())
+        return network
 
     return load_if_trusted
 
 
-def _noticed(load: Callable[..., Any], loaded: Callable[[], None]) -> Callable[..., Any]:
-    def call(*arguments: Any, **named: Any) -> Any:
-        found = load(*arguments, **named)
-        loaded()
-        return found
+def _noticed_state(loaded: Loaded) -> Callable[..., Any]:
+    """In the place of a module's load_state_dict."""
+    load: Callable[..., Any] = nn.Module.load_state_dict
 
-    return call
+    def load_state(network: nn.Module, *arguments: Any, **named: Any) -> Any:
+        incompatible = load(network, *arguments, **named)
+        loaded(network, frozenset(getattr(incompatible, "missing_keys", ())))
+        return incompatible
+
+    return load_state
 
 
 @contextmanager

@@ -14,6 +14,8 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """``sys.argv``: the bundle's folder."""
+    for ending in (signal.SIGTERM, signal.SIGINT):  # the worker decides: the job in hand ends first
+        signal.signal(ending, signal.SIG_IGN)
     _leave_the_network()
     # Last, so that nothing in a bundle takes the place of what is installed, or runs when Python starts.
     sys.path += _module_folders(Path(sys.argv[1]))

@@ -136,6 +136,17 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
             yield from targets(value)
 
 
+def components_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name of each class in a configuration → its arguments there (the last one's, if there are several). What is
+    switched off is left out; MONAI's other names for a dictionary transform (``D``, ``Dict``) count as the first.
+    """
+    return {
+        re.sub(r"(D|Dict)$", "d", name_of(each)): each
+        for each in targets(dict(content))
+        if each.get("_disabled_") is not True
+    }
+
+
 def name_of(component: Mapping[str, Any]) -> str:
     """The class's name without its module."""
     return str(component.get("_target_", "")).rpartition(".")[2]

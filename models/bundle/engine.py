@@ -5,10 +5,11 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pydoc import ErrorDuringImport
 from typing import Any
 
 import monai
@@ -25,12 +26,12 @@ from coread.models.bundle.adapters import Place, adapt_configuration, adapt_tran
 from coread.models.bundle.configuration import (
     CHECKPOINT_LOADER,
     Configuration,
+    components_of,
     find_configuration,
     name_of,
     read_configuration,
     rewrite,
     run_compiled,
-    targets,
 )
 from coread.models.bundle.in_memory import Feed
 from coread.models.bundle.trust import NO_TRUST, Trust
@@ -80,7 +81,8 @@ class BundleEngine:
 
     def __post_init__(self) -> None:
         """Raises ModelError if the bundle cannot be built."""
-        self._weights_loaded = self._one_window = self._narrowed = False
+        self._one_window = self._narrowed = False
+        self._loaded: set[int] = set()
         self.metadata = find_metadata(self.folder)
         self._output_folder, self._cleanup = private_folder(self)
         self._feed = Feed([series.key for series in self.manifest.series], image_keys=list(inputs_of(self.metadata)))
@@ -130,20 +132,21 @@ class BundleEngine:
     def _build(self) -> Any:
         """The evaluator, with its weights loaded."""
         self.check()
-        self._weights_loaded = False
+        self._loaded.clear()
+        self._feed.loaded.clear()
         try:
             path = find_configuration(self.folder)
             content = read_configuration(path, self.manifest.overrides)
             place = Place(bundle_root=self.folder, device=self.device)
             for what in adapt_configuration(content, place):
                 self.note(what)
-            compiled = sorted(self.folder.rglob("*.ts")) if self.trust.torchscript else []
+            compiled = self._compiled()
             if compiled:
-                run_compiled(content, compiled[0])
+                run_compiled(content, compiled)
             configuration = rewrite(content, self._feed, bundle_root=self.folder, output_folder=self._output_folder)
             self.way = "memory" if configuration.loads else "files"
             self.box_keys = configuration.box_keys
-            self.components = {name_of(each): each for each in targets(configuration.content)}
+            self.components = components_of(configuration.content)
             with self._today():
                 evaluator = self._built(configuration)
         except CoreadError:
@@ -151,6 +154,13 @@ class BundleEngine:
         except Exception as error:  # a bundle is foreign code: whatever it raises, the model cannot be used
             raise self._explained(error, "cannot be built") from error
         return evaluator
+
+    def _compiled(self) -> Path | None:
+        """The compiled network that runs in the place of the configured one: the only one, where it has no weights."""
+        if not self.trust.torchscript or any(self.folder.rglob("*.pt")) or any(self.folder.rglob("*.pth")):
+            return None
+        found = sorted(self.folder.rglob("*.ts"))
+        return found[0] if len(found) == 1 else None
 
     def _built(self, configuration: Configuration) -> Any:
         content = {**configuration.content, "coread_first": configuration.first}
@@ -162,10 +172,10 @@ class BundleEngine:
         evaluator.add_event_handler(IterationEvents.FORWARD_COMPLETED, _forget_references)
         if self._one_window:
             self._narrowed = _narrow(evaluator)
-        for part in list(parser.ref_resolver.resolved_content.values()):
-            if isinstance(part, Compose):
-                for what in adapt_transforms(part, REFERENCE_KEYS):
-                    self.note(what)
+        built = [part for part in parser.ref_resolver.resolved_content.values() if isinstance(part, Compose)]
+        for part in (evaluator.data_loader.dataset.transform, *built):
+            for what in adapt_transforms(part, REFERENCE_KEYS):
+                self.note(what)
         for index in range(len(configuration.first)):
             parser.get_parsed_content(f"coread_first#{index}")
         self._load_weights(parser, content, evaluator)
@@ -177,26 +187,29 @@ class BundleEngine:
         Raises ModelError if the network has weights and nothing loads them.
         """
         ids = [f"coread_weights#{index}" for index in range(len(content["coread_weights"]))]
-        if not self._weights_loaded:
+        if not self._loaded:
             components = {key: each for key, each in content.items() if isinstance(each, dict)}
             ids += [key for key, each in components.items() if name_of(each) == CHECKPOINT_LOADER]
         for load in map(parser.get_parsed_content, ids):
             if load is not None:  # None: the bundle has switched it off, for want of a file
                 load(evaluator)
-        network = getattr(evaluator, "network", None)
-        has_weights = isinstance(network, torch.nn.Module) and any(True for _ in network.parameters())
-        if has_weights and not self._weights_loaded:
+        weights = {id(each) for network in _networks(evaluator) for each in network.parameters()}
+        missing = len(weights - self._loaded)
+        if missing:
+            found = (
+                "none" if missing == len(weights) else f"that {missing} of {len(weights)} tensors are left as they were"
+            )
             raise ModelError(
                 f"the bundle {self.manifest.name}: expected its configuration to load the network's weights, found "
-                "that it loads none; put the weights where the configuration looks for them"
+                f"{found}; put the weights where the configuration looks for them"
             )
 
     @contextmanager
     def _today(self) -> Iterator[None]:
         """Run the bundle with today's libraries as it expects them, and notice whether weights are loaded."""
 
-        def loaded() -> None:
-            self._weights_loaded = True
+        def loaded(network: torch.nn.Module, missing: Collection[str]) -> None:
+            self._loaded |= {id(each) for name, each in network.named_parameters() if name not in missing}
 
         with today(self.device, trust=self.trust, acted=self.note, loaded=loaded):
             yield
@@ -258,6 +271,16 @@ class BundleEngine:
         return ModelError(f"{name} {happened}: {type(cause).__name__}: {_one_line(text)}")
 
 
+def _networks(evaluator: Any) -> Iterator[torch.nn.Module]:
+    """The networks that an evaluator and its inferer hold, by themselves or in lists."""
+    for owner in (evaluator, getattr(evaluator, "inferer", None)):
+        for value in vars(owner).values() if hasattr(owner, "__dict__") else ():
+            several = (
+                value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+            )
+            yield from (each for each in several if isinstance(each, torch.nn.Module))
+
+
 def _forget_references(engine: Engine) -> None:
     """An evaluator notes that there is no label; transforms take the note for one."""
     output: Any = engine.state.output
@@ -296,17 +319,24 @@ def _image_of(output: Any, batch: Any) -> Any:
     """What the network saw, (channel, …), wherever it was left; None if it cannot be found."""
     for owner in (batch, output):
         each = owner[0] if isinstance(owner, Sequence) and not isinstance(owner, str) and owner else owner
-        image = each.get("image") if isinstance(each, Mapping) else each
-        if isinstance(image, MetaTensor):
-            return image[0] if owner is batch and isinstance(batch, Mapping) else image
+        images = _images(each) if isinstance(each, Mapping) else [each]
+        if len(images) == 1 and isinstance(images[0], MetaTensor):
+            return images[0][0] if owner is batch and isinstance(batch, Mapping) else images[0]
     return None
+
+
+def _images(case: Mapping[str, Any]) -> list[Any]:
+    """What is called an image, else what carries a place in the patient and is no prediction."""
+    if "image" in case:
+        return [case["image"]]
+    return [value for key, value in case.items() if isinstance(value, MetaTensor) and key != "pred"]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
         yield link
-        link = link.__cause__
+        link = link.value if isinstance(link, ErrorDuringImport) else link.__cause__
 
 
 def _first_cause(error: BaseException) -> BaseException:

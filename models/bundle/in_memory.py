@@ -3,7 +3,7 @@
 These classes are named in the rewritten configuration; nobody else calls them.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from monai.utils import get_equivalent_dtype
 from coread.errors import ModelError
 
 META_POSTFIX = "meta_dict"
+ARRAY_KEY = "image"
+"""What stands for the input of a bundle whose transforms take arrays, not dictionaries."""
 
 
 class Feed:
@@ -27,6 +29,8 @@ class Feed:
         """
         self._keys = keys
         self._image_keys = image_keys
+        self.loaded: list[Hashable] = []
+        """The keys that the bundle's loaders ask for, all of them."""
         self.channels: Sequence[MetaTensor] = ()
         self.item: Mapping[str, Any] = {}
         """What is in the data besides images."""
@@ -45,24 +49,28 @@ class Feed:
         self.channels, self.item = (), {}
         self.saved, self.captured = {}, []
 
-    def tensor(self, key: Hashable, loaded: Sequence[Hashable]) -> MetaTensor | None:
-        """What a loader of the keys ``loaded`` finds under one of them; None for a reference that nobody has.
+    def expect(self, keys: Iterable[Hashable]) -> None:
+        """A loader of the bundle will ask for these."""
+        self.loaded += [key for key in keys if key not in self.loaded]
+
+    def tensor(self, key: Hashable) -> MetaTensor | None:
+        """What a loader finds under a key; None for a reference that nobody has.
 
         Raises ModelError if it cannot be told which channel is meant.
         """
         if any(self._keys):
             found = dict(zip(self._keys, self.channels, strict=True)).get(str(key))
             return None if found is None else _copy(found)
-        if len(loaded) == 1:
+        if len(self.loaded) == 1:
             return self._stacked()
-        images = [each for each in loaded if each in self._image_keys]
+        images = [each for each in self.loaded if each in self._image_keys]
         if len(images) == 1:
             return self._stacked() if key in images else None
-        if len(loaded) == len(self.channels):
-            return _copy(self.channels[list(loaded).index(key)])
+        if len(self.loaded) == len(self.channels):
+            return _copy(self.channels[self.loaded.index(key)])
         raise ModelError(
-            f"expected one input, found that the bundle loads {', '.join(map(str, loaded))}; name the `key` of each "
-            "series in coread.yaml"
+            f"expected one input, found that the bundle loads {', '.join(map(str, self.loaded))}; name the `key` of "
+            "each series in coread.yaml"
         )
 
     def _stacked(self) -> MetaTensor:
@@ -105,6 +113,7 @@ class TakeImaged(MapTransform):
         **_of_files: object,
     ) -> None:
         super().__init__(keys)
+        feed.expect(self.keys)
         self._feed = feed
         self._dtype = dtype
         self._with_meta = not image_only
@@ -116,7 +125,7 @@ class TakeImaged(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
         for key, meta_key in zip(self.keys, self._meta_keys, strict=True):
-            tensor = self._feed.tensor(key, self.keys)
+            tensor = self._feed.tensor(key)
             if tensor is None:
                 continue
             loaded[key] = _prepared(tensor, self._dtype, self._channel_first, in_ras=self._in_ras)
@@ -138,6 +147,7 @@ class TakeImage(Transform):
         affine_lps_to_ras: bool = True,
         **_of_files: object,
     ) -> None:
+        feed.expect([ARRAY_KEY])
         self._feed = feed
         self._dtype = dtype
         self._with_meta = not image_only
@@ -145,7 +155,7 @@ class TakeImage(Transform):
         self._in_ras = affine_lps_to_ras
 
     def __call__(self, _path: object) -> Any:
-        tensor = self._feed.tensor("image", ["image"])
+        tensor = self._feed.tensor(ARRAY_KEY)
         if tensor is None:
             raise ModelError(
                 "expected an image without a name, found channels with a `key` in coread.yaml; take it out"

@@ -5,18 +5,22 @@ Parent and child speak over pipes: a length, then an archive of plain arrays wit
 bundle's code cannot run anything in the worker by what it answers.
 """
 
+import contextlib
 import io
 import json
 import os
+import select
 import signal
 import struct
 import subprocess
 import sys
+import time
 import traceback
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +37,14 @@ from coread.models.prediction import Box, Point, Prediction
 from coread.volume import Volume
 
 _LENGTH = struct.Struct("<Q")
+LARGEST_MESSAGE = 2**36
+"""Bytes: more than any study with its probabilities takes."""
+LARGEST_READ = 2**24
+BUILD_TIME_S = 600.0
+"""How long a bundle may take to be built: its libraries are loaded, and its weights."""
+LOOK_EVERY_S = 1.0
+"""How often it is looked whether the process still lives."""
+
 KEPT = frozenset({"PATH", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV"})
 KEPT_PREFIXES = ("LC_", "LD_", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "NUMBA_")
 """Of the worker's environment."""
@@ -72,7 +84,7 @@ class IsolatedReader:
         arrays = {f"channel{index}": np.asarray(each.array) for index, each in enumerate(channels)}
         arrays |= {f"affine{index}": each.affine for index, each in enumerate(channels)}
         self._ready()
-        header, answer = self._ask({"channels": len(channels)}, arrays)
+        header, answer = self._ask({"channels": len(channels)}, arrays, time_s=self._manifest.resources.time_s)
         return _prediction_of(header, answer)
 
     def close(self) -> None:
@@ -82,7 +94,8 @@ class IsolatedReader:
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # with what it has started
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe:
@@ -99,36 +112,75 @@ class IsolatedReader:
             [sys.executable, "-B", "-P", "-m", child.__name__, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
             cwd=str(self._home),
             env={**_harmless(os.environ), "HOME": str(self._home)},
+            start_new_session=True,
         )
-        self._ask(self._start, {})
+        self._ask(self._start, {}, time_s=BUILD_TIME_S)
 
     def _ask(
-        self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+        self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, time_s: float
     ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise ModelError(f"the bundle {self._manifest.name} has no process; please report it")
         try:
             _send(process.stdin, header, arrays)
-            answer, found = _receive(process.stdout)
+            answer, found = _receive(_Watched(process, time_s))
         except (BrokenPipeError, EOFError) as error:
+            process.kill()  # if only its pipe has ended
             status = process.wait()
             self._end()
             raise _death(self._manifest.name, status) from error
+        except TimeoutError as error:
+            self._end()
+            raise ModelError(f"the bundle {self._manifest.name}: {error}; it was ended") from error
+        except (ValueError, KeyError, OSError, OverflowError, zipfile.BadZipFile) as error:
+            self._end()
+            raise ModelError(
+                f"the bundle {self._manifest.name} answered what cannot be read ({type(error).__name__}); it was ended"
+            ) from error
+        except BaseException:  # half an answer in the pipe would be taken for the next study's
+            self._end()
+            raise
         if "error" in answer:
             self._end()  # what is built anew is looked at anew
             raise _error_of(answer)
         return answer, found
 
 
+class _Watched:
+    """The answers of a process, which may die without closing its pipe, or never answer."""
+
+    def __init__(self, process: subprocess.Popen[bytes], time_s: float) -> None:
+        self._process = process
+        self._time_s = time_s
+        self._until = time.monotonic() + time_s
+
+    def read(self, size: int) -> bytes:
+        """Exactly as many bytes. Raises EOFError if the process has ended before, TimeoutError if it takes too long."""
+        assert self._process.stdout is not None  # noqa: S101  # it was started with one
+        pipe = self._process.stdout.fileno()
+        parts: list[bytes] = []
+        missing = size
+        while missing:
+            ended = self._process.poll() is not None
+            ready, _, _ = select.select([pipe], [], [], 0 if ended else LOOK_EVERY_S)
+            part = os.read(pipe, min(missing, LARGEST_READ)) if ready else b""
+            if (ready or ended) and not part:
+                raise EOFError
+            if not part and time.monotonic() > self._until:
+                raise TimeoutError(f"expected an answer within {self._time_s:g} s, found none")
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+
 def _death(name: str, status: int) -> CoreadError:
     """Why a process that has died may have done so."""
-    if status == -signal.SIGKILL:
-        return OutOfMemory(
-            f"the bundle {name} was killed by the system, most likely out of memory; give the worker more"
-        )
+    if status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
+        return OutOfMemory(f"the bundle {name} was ended from outside, most likely out of memory; give the worker more")
     return ModelError(f"the bundle {name} ended its own process with status {status}; the log says what it was doing")
 
 
@@ -151,12 +203,18 @@ def _send(pipe: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, NDArr
     pipe.flush()
 
 
-def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _receive(pipe: _Readable) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Raises EOFError if the other side has ended."""
     start = pipe.read(_LENGTH.size)
     if len(start) < _LENGTH.size:
         raise EOFError
     (length,) = _LENGTH.unpack(start)
+    if length > LARGEST_MESSAGE:
+        raise ValueError(f"expected a message of at most {LARGEST_MESSAGE} bytes, found {length}")
     content = pipe.read(length)
     if len(content) < length:
         raise EOFError
@@ -174,6 +232,7 @@ def _arrays_of(prediction: Prediction) -> tuple[dict[str, Any], dict[str, NDArra
         "boxes": [[box.label, box.probability, *box.low, *box.high] for box in prediction.boxes],
         "points": [[point.label, *point.place] for point in prediction.points],
         "numbers": {str(key): value for key, value in prediction.numbers.items()},
+        "device": prediction.device,
         "way": prediction.way,
         "adapted": list(prediction.adapted),
     }
@@ -194,6 +253,7 @@ def _prediction_of(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
         ),
         points=tuple(Point(label=int(label), place=np.array(place)) for label, *place in header["points"]),
         numbers={int(key): value for key, value in header["numbers"].items()},
+        device=header["device"],
         way=header["way"],
         adapted=tuple(header["adapted"]),
     )
@@ -237,3 +297,6 @@ def serve() -> None:
         except CoreadError as error:
             traceback.print_exc()
             _send(pipe_out, {"error": type(error).__name__, "message": str(error)}, {})
+        except Exception as error:  # noqa: BLE001  # a bundle is foreign code
+            traceback.print_exc()
+            _send(pipe_out, {"error": "ModelError", "message": f"the bundle failed: {type(error).__name__}"}, {})

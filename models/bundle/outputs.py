@@ -41,15 +41,21 @@ def interpret(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, volume: Vol
         TaskKind.LANDMARKS: _landmarks,
         TaskKind.REGRESSION: _regression,
     }[task]
-    return reader(raw, engine, grid, volume)
+    try:
+        return reader(raw, engine, grid, volume)
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
+        raise ModelError(
+            f"{engine.manifest.name}: expected the output of a {task} model, found one that cannot be taken for it "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _segmentation(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, _volume: Volume) -> Prediction:
     manifest = engine.manifest
-    on_grid = _on_grid(_result(raw, _key_of_result(raw)), grid, manifest)
+    on_grid = _on_grid(_result(raw, _key_of_result(raw)), grid, raw, engine)
     probabilities = {}
     if manifest.probabilities is not None:
-        told = _on_grid(_result(raw, manifest.probabilities), grid, manifest)
+        told = _on_grid(_result(raw, manifest.probabilities), grid, raw, engine)
         probabilities = _probabilities(told, grid, manifest)
     if len(on_grid) == 1:
         layers = [_labels(on_grid[0], manifest)]
@@ -174,12 +180,12 @@ def _classification(raw: RawOutput, engine: BundleEngine, _grid: ModelGrid, _vol
 def _detection(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, volume: Volume) -> Prediction:
     manifest = engine.manifest
     names = {"box": "box", "label": "label", "label_scores": "label_scores", **engine.box_keys}
-    found = next((each for each in [*raw.captured, raw.output.get("pred"), raw.output] if _has(each, names)), None)
-    if found is None:
+    boxed = next((each for each in [*raw.captured, raw.output.get("pred"), raw.output] if _has(each, names)), None)
+    if boxed is None:
         raise ModelError(f"{manifest.name}: expected boxes under the keys {', '.join(names.values())}, found none")
-    boxes = _array(found[names["box"]]).reshape(-1, 6)
-    labels = _array(found[names["label"]]).reshape(-1)
-    scores = _array(found[names["label_scores"]]).reshape(-1)
+    boxes = _array(boxed[names["box"]]).reshape(-1, 6)
+    labels = _array(boxed[names["label"]]).reshape(-1)
+    scores = _array(boxed[names["label_scores"]]).reshape(-1)
     if not len(boxes) == len(labels) == len(scores):
         raise ModelError(
             f"{manifest.name}: expected as many boxes as labels and scores, found {len(boxes)}, {len(labels)} and "
@@ -193,12 +199,17 @@ def _detection(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, volume: Vo
     threshold = manifest.threshold or DEFAULT_BOX_THRESHOLD
     corners = _corners(boxes[scores >= threshold], raw, engine, grid, volume)
     kept = zip(corners, labels[scores >= threshold], scores[scores >= threshold], strict=True)
-    return Prediction(
-        boxes=tuple(
-            Box(label=int(label), probability=float(score), low=places.min(axis=0), high=places.max(axis=0))
-            for places, label, score in kept
-        )
+    found = tuple(
+        Box(label=int(label), probability=float(score), low=places.min(axis=0), high=places.max(axis=0))
+        for places, label, score in kept
     )
+    last = np.array(volume.spatial_shape) - 1
+    if any((box.high < 0).any() or (box.low > last).any() for box in found):
+        raise ModelError(
+            f"{manifest.name}: expected boxes inside the images, found one outside; say in coread.yaml under "
+            "`boxes` how the model writes them"
+        )
+    return Prediction(boxes=found)
 
 
 def _corners(
@@ -215,7 +226,7 @@ def _corners(
         raise ModelError(
             f"{engine.manifest.name}: expected boxes as xyzxyz or cccwhd, found {mode}; say it in coread.yaml"
         )
-    seen = raw.image.affine.numpy().astype(np.float64) if isinstance(raw.image, MetaTensor) else grid.affine
+    seen = _seen_affine(raw, engine.manifest)
     half = (0.5, 0.5, 0.5) if said.edges else (0.0, 0.0, 0.0)
     found = []
     for box in boxes:
@@ -244,7 +255,12 @@ def _landmarks(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, volume: Vo
     values = _array(_answer(raw, None))
     _check_finite(values, manifest)
     count = max(manifest.labels) + 1
-    if values.shape[-2:] == (3, count) and values.size == 3 * count:
+    if count == 3 and manifest.points is None:
+        raise ModelError(
+            f"{manifest.name}: expected to know whether each landmark is a row or a column of the output, found 3 by 3 "
+            "numbers; say `points: rows` or `points: columns` in coread.yaml"
+        )
+    if manifest.points != "rows" and values.shape[-2:] == (3, count) and values.size == 3 * count:
         values = values.reshape(3, count).T
     elif values.shape[-2:] == (count, 3) and values.size == 3 * count:
         values = values.reshape(count, 3)
@@ -252,7 +268,7 @@ def _landmarks(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, volume: Vo
         raise ModelError(
             f"{manifest.name}: expected three coordinates of {count} landmarks, found an output of shape {values.shape}"
         )
-    seen = raw.image.affine.numpy().astype(np.float64) if isinstance(raw.image, MetaTensor) else grid.affine
+    seen = _seen_affine(raw, manifest)
     places = grid.indices_back(values @ seen[:3, :3].T + seen[:3, 3], volume)
     beyond = np.maximum(-0.5 - places, places - (np.array(volume.spatial_shape) - 0.5)).max(axis=1)
     outside = [manifest.labels[key].name for key in sorted(manifest.labels) if beyond[key] > 0]
@@ -304,13 +320,21 @@ def _answer(raw: RawOutput, key: str | None) -> Any:
     return raw.captured[0] if raw.captured else _result(raw, _key_of_result(raw))
 
 
-def _on_grid(result: Any, grid: ModelGrid, manifest: Manifest) -> NDArray[Any]:
+def _on_grid(result: Any, grid: ModelGrid, raw: RawOutput, engine: BundleEngine) -> NDArray[Any]:
     """A result as (channel, …) on the input's grid. One that the bundle left elsewhere is taken there by the nearest
     voxel, as MONAI's saver does.
     """
-    tensor = result if isinstance(result, torch.Tensor) else torch.as_tensor(np.asarray(result))
+    manifest = engine.manifest
+    tensor = _tensor(result)
     if tensor.ndim == len(grid.shape):
         tensor = tensor[None]
+    elif tensor.ndim == len(grid.shape) + 2 and len(tensor) == 1:  # the batch of one
+        tensor = tensor[0]
+    if not isinstance(tensor, MetaTensor) and not _lies_as_given(grid, raw, engine):
+        raise ModelError(
+            f"{manifest.name}: expected a result that says where it lies, or an input that was not moved, found "
+            "neither; put an Invertd before the transform that takes the result's place (its affine) away"
+        )
     if isinstance(tensor, MetaTensor) and not grid.projection and tensor.ndim == len(grid.shape) + 1:
         to_result = np.linalg.inv(tensor.affine.cpu().numpy()) @ grid.affine
         last = np.array(np.meshgrid(*[(0, size - 1) for size in grid.shape])).reshape(3, -1)
@@ -318,10 +342,13 @@ def _on_grid(result: Any, grid: ModelGrid, manifest: Manifest) -> NDArray[Any]:
         moved = tuple(tensor.shape[1:]) != grid.shape or np.abs(corners - last.T).max() > SAME_PLACE_VOXELS
         beyond = np.maximum(-corners, corners - (np.array(tensor.shape[1:]) - 1)).max()
         if moved and beyond > COVERED_VOXELS:
-            raise ModelError(
-                f"{manifest.name}: expected a result that covers the whole input, found one that ends {beyond:.1f} "
-                "voxels before it; the bundle cuts its input and does not put the result back (Invertd)"
+            found = (
+                f"one that says it lies {beyond:.1f} voxels beside it; the bundle loses its input's place (affine)"
+                if tuple(tensor.shape[1:]) == grid.shape
+                else f"one that ends {beyond:.1f} voxels before it; the bundle cuts its input and does not put the "
+                "result back (Invertd)"
             )
+            raise ModelError(f"{manifest.name}: expected a result that covers the whole input, found {found}")
         if moved:
             tensor = SpatialResample(mode="nearest", padding_mode="border", align_corners=False)(
                 tensor, dst_affine=torch.from_numpy(grid.affine), spatial_size=grid.shape
@@ -336,6 +363,38 @@ def _on_grid(result: Any, grid: ModelGrid, manifest: Manifest) -> NDArray[Any]:
     return values
 
 
+def _lies_as_given(grid: ModelGrid, raw: RawOutput, engine: BundleEngine) -> bool:
+    """Whether what does not say where it lies can only lie as the input does: the network saw the input where it was,
+    or the bundle has put the result back.
+    """
+    if "Invertd" in engine.components:
+        return True
+    seen = raw.image
+    return (
+        isinstance(seen, MetaTensor)
+        and tuple(seen.shape[1:]) == grid.shape
+        and np.allclose(seen.affine.cpu().numpy(), grid.affine, atol=SAME_PLACE_VOXELS)
+    )
+
+
+def _seen_affine(raw: RawOutput, manifest: Manifest) -> NDArray[np.float64]:
+    """Indices of what the network saw → RAS, mm. Raises ModelError if it is not known."""
+    if not isinstance(raw.image, MetaTensor):
+        raise ModelError(
+            f"{manifest.name}: expected an image that says where it lies, found one that does not; the bundle takes "
+            "its place (its affine) away before the network, so nothing found in it can be placed"
+        )
+    return raw.image.affine.cpu().numpy().astype(np.float64)
+
+
+def _tensor(result: Any) -> torch.Tensor:
+    """A result as a tensor of numbers that numpy knows."""
+    while isinstance(result, list | tuple) and len(result) == 1:
+        result = result[0]
+    tensor = result if isinstance(result, torch.Tensor) else torch.as_tensor(np.asarray(result))
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
 def _vector(result: Any, manifest: Manifest) -> NDArray[np.float64]:
     values = np.squeeze(_array(result))
     if values.ndim > 1:
@@ -346,8 +405,7 @@ def _vector(result: Any, manifest: Manifest) -> NDArray[np.float64]:
 
 
 def _array(result: Any) -> NDArray[np.float64]:
-    values = result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
-    return np.asarray(values, dtype=np.float64)
+    return np.asarray(_tensor(result).detach().cpu().numpy(), dtype=np.float64)
 
 
 def _has(found: Any, names: Mapping[str, str]) -> bool:

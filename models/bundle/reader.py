@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from monai.data import MetaTensor
 
-from coread.errors import ConfigurationError, ModelError, OutOfMemory
+from coread.errors import ConfigurationError, OutOfMemory
 from coread.models.bundle.engine import BundleEngine, RawOutput
 from coread.models.bundle.grid import ModelGrid
 from coread.models.bundle.outputs import interpret
@@ -15,7 +15,7 @@ from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.manifest import Manifest, TaskKind
 from coread.models.metadata import find_metadata
 from coread.models.prediction import Prediction
-from coread.models.tasks import inputs_of, refusal_of, task_of
+from coread.models.tasks import inputs_of, task_of
 from coread.volume import Volume
 
 
@@ -31,14 +31,9 @@ class BundleReader:
         trust: Trust = NO_TRUST,
         check: Callable[[], object] = lambda: None,
     ) -> None:
-        """Raises ModelError if the bundle cannot be built, or does what is not read here (generation, registration);
-        ConfigurationError if the manifest does not fit it.
-        """
+        """Raises ModelError if the bundle cannot be built, ConfigurationError if the manifest does not fit it."""
         self._folder, self._manifest, self._trust, self._check = folder, manifest, trust, check
         metadata = find_metadata(folder)
-        reason = refusal_of(metadata)
-        if reason and manifest.task is None:
-            raise ModelError(f"the bundle {manifest.name} does not read studies: {reason}")
         self._channels = next((each.get("num_channels") for each in inputs_of(metadata).values()), None)
         self.task = chosen_task(manifest, task_of(metadata))
         self._check_channels()
@@ -58,9 +53,9 @@ class BundleReader:
         projection = self._manifest.series[0].projection
         grid = ModelGrid.of(channels[0], self._manifest.orientation, projection=projection)
         tensors = [grid.tensor(each, colours=projection and self._channels == 3) for each in channels]
-        raw = self._run(tensors)
+        raw, device, done = self._run(tensors)
         prediction = interpret(raw, self._engine, grid, channels[0], self.task)
-        return replace(prediction, way=self._engine.way, adapted=tuple(self._engine.adapted))
+        return replace(prediction, device=device, way=self._engine.way, adapted=(*self._engine.adapted, *done))
 
     def close(self) -> None:
         """Give back memory and temporary files."""
@@ -71,23 +66,23 @@ class BundleReader:
             folder=self._folder, manifest=self._manifest, device=device, trust=self._trust, check=self._check
         )
 
-    def _run(self, tensors: Sequence[MetaTensor]) -> RawOutput:
-        """Out of memory, one window at a time is tried, then the CPU."""
-        try:
-            return self._engine.run(tensors)
-        except OutOfMemory as error:
-            if self._engine.use_less_memory():
-                self._engine.note(f"less_memory: one window at a time, because {error}")
-                return self._run(tensors)
-            if self._engine.device.type == "cpu" or not self._manifest.resources.cpu_if_out_of_memory:
-                raise
+    def _run(self, tensors: Sequence[MetaTensor]) -> tuple[RawOutput, str, tuple[str, ...]]:
+        """What came out, on which device, and what had to be done: out of memory, one window at a time is tried, then
+        the CPU.
+        """
+        raw, reason = _attempt(self._engine, tensors)
+        if raw is None and self._engine.use_less_memory():
+            self._engine.note(f"less_memory: one window at a time, because {reason}")
+            raw, reason = _attempt(self._engine, tensors)
+        if raw is not None:
+            return raw, str(self._engine.device), ()
+        if self._engine.device.type != "cpu" and self._manifest.resources.cpu_if_out_of_memory:
             on_cpu = self._on(torch.device("cpu"))
             try:
-                raw = on_cpu.run(tensors)
-                self._engine.note(f"less_memory: on the CPU, because {error}")
-                return raw
+                return on_cpu.run(tensors), "cpu", (f"less_memory: on the CPU, because {reason}",)
             finally:
                 on_cpu.close()
+        raise OutOfMemory(reason)
 
     def _check_channels(self) -> None:
         """Raises ConfigurationError if the manifest names another number of series than the bundle has channels."""
@@ -99,6 +94,14 @@ class BundleReader:
                 f"{self._manifest.name}: expected a series in coread.yaml for each of the {wanted} channels of the "
                 f"bundle, found {named}; list them in the order of the channels"
             )
+
+
+def _attempt(engine: BundleEngine, tensors: Sequence[MetaTensor]) -> tuple[RawOutput | None, str]:
+    """The output; or None and why the memory did not do. What the failed run held is let go of on the way back."""
+    try:
+        return engine.run(tensors), ""
+    except OutOfMemory as error:
+        return None, str(error)
 
 
 def chosen_task(manifest: Manifest, by_metadata: TaskKind | None) -> TaskKind:

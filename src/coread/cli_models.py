@@ -18,6 +18,7 @@ from coread.settings import load_settings
 if TYPE_CHECKING:
     from coread.models.catalogue import Package
     from coread.models.inspection import Inspection
+    from coread.workers.verify_model import Check
 
 NARROWEST = 100
 SHOWN_EXPRESSIONS = 40
@@ -151,10 +152,13 @@ def init(bundle: Path, output: Path | None) -> None:
 def add(context: click.Context, /, source: str, **approval: bool) -> None:
     """Take the bundle SOURCE in: a folder, a ZIP, a .ts file, a URL, or zoo:NAME of the Model Zoo.
 
-    Shows what the bundle can execute, and approves it if you agree. From then on, a changed file disables it.
+    Shows what the bundle can execute, approves it if you agree, and tries it on a series made to its manifest. From
+    then on, a changed file disables it.
     """
+    from coread.model_store import disable as take_back
     from coread.model_store import fetched, find_package, take
     from coread.models.catalogue import load_model
+    from coread.workers.verify_model import verify_model
 
     settings = load_settings(context.obj)
     with fetched(source) as folder:
@@ -165,8 +169,13 @@ def add(context: click.Context, /, source: str, **approval: bool) -> None:
     except ConfigurationError as error:
         click.echo(f"{error}\nCorrect the manifest, then say `coread models enable {home.name}`", err=True)
         sys.exit(2)
-    package = find_package(name, settings)
-    _approve(context, package, **approval)
+    _approve(context, find_package(name, settings), **approval)
+    checks = verify_model(name, settings)
+    _show_checks(checks)
+    if any(check.verdict == "failed" for check in checks):
+        take_back(find_package(name, settings), settings)
+        click.echo(f"{name} is disabled, as it does not work; mend it, then `coread models enable {name}`", err=True)
+        sys.exit(1)
 
 
 @models.command()
@@ -183,16 +192,18 @@ def enable(context: click.Context, /, name: str, **approval: bool) -> None:
 
 def _approve(context: click.Context, package: "Package", *, yes: bool, unsafe_weights: bool, torchscript: bool) -> None:
     from coread.model_store import enable as approve
+    from coread.models.allowlist import files_of
     from coread.models.catalogue import load_model
     from coread.models.inspection import inspect_bundle
 
     load_model(package.folder, allowed=None)
+    seen = files_of(package.folder)
     _show_inspection(inspect_bundle(package.folder))
     if not yes and not click.confirm("A bundle is a program. May it run?"):
         click.echo(f"{package.name} is not enabled")
         sys.exit(1)
     settings, at = load_settings(context.obj), datetime.now(UTC)
-    approve(package, settings, at=at, unsafe_weights=unsafe_weights, torchscript=torchscript)
+    approve(package, settings, at=at, seen=seen, unsafe_weights=unsafe_weights, torchscript=torchscript)
     click.echo(f"{package.name} is enabled; name it in a route to have studies read with it")
 
 
@@ -236,12 +247,16 @@ def verify(context: click.Context, name: str, as_json: bool) -> None:  # noqa: F
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks], indent=2))
     else:
-        table = Table("", "Check", "Found")
-        for check in checks:
-            table.add_row(check.verdict, check.what, escape(check.found))
-        _console().print(table)
+        _show_checks(checks)
     if any(check.verdict == "failed" for check in checks):
         sys.exit(1)
+
+
+def _show_checks(checks: Sequence["Check"]) -> None:
+    table = Table("", "Check", "Found")
+    for check in checks:
+        table.add_row(check.verdict, check.what, escape(check.found))
+    _console().print(table)
 
 
 @models.command()

@@ -6,7 +6,7 @@ Light: no torch, and nothing of a bundle is executed here.
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from coread.models.allowlist import digest_of, files_of
 from coread.models.catalogue import Package, State, allow_list, load_model, packages
 from coread.models.draft import draft_manifest
 from coread.models.inspection import inspect_bundle
-from coread.models.manifest import MANIFEST_NAME
+from coread.models.manifest import MANIFEST_NAME, load_manifest
 from coread.models.metadata import find_metadata
 from coread.models.unpack import unpack
 from coread.settings import Settings
@@ -43,7 +43,7 @@ def fetched(source: str) -> Iterator[Path]:
             archive = _download(source, Path(temporary) / Path(httpx.URL(source).path).name)
             yield _unpacked(archive, Path(temporary) / "bundles")
         elif Path(source).is_dir():
-            yield Path(source)
+            yield Path(source).resolve()
         elif Path(source).suffix == _TORCHSCRIPT and zipfile.is_zipfile(source):
             yield _from_torchscript(Path(source), Path(temporary))
         elif Path(source).is_file():
@@ -71,8 +71,23 @@ def take(folder: Path, settings: Settings) -> Path:
         inspect_bundle(copy)
         if not (copy / MANIFEST_NAME).exists():
             (copy / MANIFEST_NAME).write_text(draft_manifest(copy), encoding="utf-8")
+        _check_name(copy, settings)
         copy.rename(home)
     return home
+
+
+def _check_name(folder: Path, settings: Settings) -> None:
+    """Raises ConfigurationError if there is a model of this name already; of a manifest not in order, nothing."""
+    try:
+        name = load_manifest(folder).name
+    except ConfigurationError:
+        return
+    there = {package.name: package.folder for package in packages(settings)}
+    if name in there:
+        raise ConfigurationError(
+            f"expected a model of a name of its own, found that {there[name]} is called {name} already; remove that "
+            "one first, or give this one another name in its coread.yaml"
+        )
 
 
 def find_package(name: str, settings: Settings) -> Package:
@@ -89,9 +104,18 @@ def find_package(name: str, settings: Settings) -> Package:
 
 
 def enable(
-    package: Package, settings: Settings, *, at: datetime, unsafe_weights: bool = False, torchscript: bool = False
+    package: Package,
+    settings: Settings,
+    *,
+    at: datetime,
+    seen: Mapping[str, str] | None = None,
+    unsafe_weights: bool = False,
+    torchscript: bool = False,
 ) -> None:
-    """Approve a package as it is now. Raises ConfigurationError if it is broken, or has what is not allowed."""
+    """Approve a package as it is now; ``seen``: its files when it was shown to a person.
+
+    Raises ConfigurationError if it is broken, has changed since, or has what is not allowed.
+    """
     model = package.model or load_model(package.folder, allowed=None)
     found = inspect_bundle(package.folder)
     if found.torchscript and not torchscript:
@@ -100,6 +124,8 @@ def enable(
             "looked at. If you trust its author, say --torchscript"
         )
     files = files_of(package.folder)
+    if seen is not None and files != seen:
+        raise ConfigurationError(f"{package.name}: files were changed while they were shown; look at them once more")
     allow_list(settings).allow(
         model.name, digest_of(files), files=files, unsafe_weights=unsafe_weights, torchscript=torchscript, at=at
     )

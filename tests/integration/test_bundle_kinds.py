@@ -446,7 +446,7 @@ def test_two_bundles_whose_code_has_the_same_name_run_side_by_side(tmp_path: Pat
 
 def test_a_bundle_with_a_network_of_its_own_needs_its_weights(tmp_path: Path) -> None:
     bundle = answering([], manifest=zoo.manifest([1]), inference={"network_def": {**zoo.UNET, "out_channels": 1}})
-    with pytest.raises(ModelError, match="it loads none"):
+    with pytest.raises(ModelError, match="found none"):
         read(tmp_path, bundle, volume_in_plane("axial", array=HOUNSFIELD))
 
 

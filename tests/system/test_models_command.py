@@ -247,3 +247,22 @@ def test_a_compiled_model_runs_only_where_it_is_allowed(home: Path, tmp_path: Pa
     coread(home, "analyze", tmp_path / "study", "-o", tmp_path / "plain", "--model", "test_model")
     one, two = (pydicom.dcmread(next((tmp_path / each).rglob("SEG.dcm"))).PixelData for each in ("out", "plain"))
     assert one == two
+
+
+def test_a_bundle_that_does_not_work_is_not_left_enabled(home: Path, tmp_path: Path) -> None:
+    bundle = spleen(tmp_path)
+    (bundle / "models/model.pt").unlink()
+    said = coread(home, "models", "add", bundle, "--yes", code=1)
+    assert "test_model is disabled, as it does not work" in said
+    assert json.loads(coread(home, "models", "list", "--json"))[1]["state"] == "disabled"
+
+
+def test_a_model_that_makes_images_is_refused_before_any_of_its_code_runs(home: Path, tmp_path: Path) -> None:
+    bundle = spleen(tmp_path)
+    path = bundle / "configs/metadata.json"
+    content = json.loads(path.read_text())
+    content["network_data_format"]["outputs"]["pred"].update(type="image", format="magnitude")
+    path.write_text(json.dumps(content))
+    _in_expression(bundle, tmp_path)
+    assert "generative models are not run" in coread(home, "models", "add", bundle, "--yes", code=2)
+    assert not (tmp_path / "marker").exists()

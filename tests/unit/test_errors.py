@@ -55,6 +55,7 @@ def test_no_module_catches_everything_but_where_a_job_ends_or_a_callback_returns
     assert {where.partition(":")[0] for where in broad} == {
         "model_store.py",
         "models/bundle/engine.py",
+        "models/bundle/isolation.py",
         "plugin/service.py",
         "workers/folder.py",
         "workers/jobs.py",

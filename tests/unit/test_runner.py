@@ -8,11 +8,11 @@ import torch
 
 from coread.errors import ConfigurationError, ModelError, OutOfMemory
 from coread.models.bundle.grid import ModelGrid
-from coread.models.catalogue import find_model, installed_models
+from coread.models.catalogue import State, find_model, installed_models, packages
 from coread.models.runner import BundleRunner, choose_device
 from coread.settings import Settings
 from coread.volume import Volume
-from tests.support import MANIFEST, PLANES, installed, volume_in_plane, write_bundle
+from tests.support import MANIFEST, PLANES, installed, settings_with, volume_in_plane, write_bundle
 
 CPU = torch.device("cpu")
 LOAD: list[dict[str, Any]] = [
@@ -227,11 +227,14 @@ def test_what_are_no_probabilities_is_an_error(tmp_path: Path, function: str, sa
         with_probabilities(tmp_path, function).predict([volume_in_plane("axial")])
 
 
-def test_two_packages_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_of_two_packages_of_one_name_the_second_is_broken_and_nothing_else(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_bundle(tmp_path / name, manifest={}, inference={"preprocessing": [], "postprocessing": []})
-    with pytest.raises(ConfigurationError, match="two packages are called test_model"):
-        installed(tmp_path)
+    found = packages(settings_with(tmp_path))
+    assert [package.state for package in found if package.folder.name == "one"] == [State.ENABLED]
+    (second,) = [package for package in found if package.folder.name == "two"]
+    assert second.state is State.BROKEN
+    assert "one is called test_model too; rename one of them" in second.reason
 
 
 def test_an_unknown_model_is_answered_with_the_names_there_are() -> None:
