@@ -198,8 +198,10 @@ def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
 def _send(pipe: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-    pipe.write(_LENGTH.pack(buffer.tell()))
-    pipe.write(buffer.getbuffer())
+    for part in (memoryview(_LENGTH.pack(buffer.tell())), buffer.getbuffer()):
+        rest = part
+        while rest:  # one call writes 2 GiB at most
+            rest = rest[pipe.write(rest) :]
     pipe.flush()
 
 
