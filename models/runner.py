@@ -24,9 +24,9 @@ class BundleRunner:
         """Raises ModelError if it cannot be built, ConfigurationError if it may not run, or not on this machine."""
         wanted = model.manifest.resources.device
         self.model = model
-        self.digest = model.digest()  # before anything of it runs: it raises for what was not approved
         self.device = device if wanted == "auto" else choose_device(wanted)
-        approval = model.approval()
+        approval = model.approval()  # before anything of it runs: it raises for what was not approved
+        self.digest = approval.digest if approval else model.digest()
         reader = IsolatedReader if approval and has_python(model.folder) else BundleReader
         trust = Trust(unsafe_weights=approval.unsafe_weights, torchscript=approval.torchscript) if approval else Trust()
         self._reader = reader(model.folder, model.manifest, device=self.device, trust=trust, check=model.approval)
