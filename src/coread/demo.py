@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,12 @@ http_port = 0
 dicom_port = 0
 [intake]
 quiet_s = {QUIET_S}
+[results]
+profiles = {json.dumps([profile.value for profile in settings.results.profiles])}
 [worker]
 device = {json.dumps(settings.worker.device)}
 [models]
+home = {json.dumps(str(settings.models_home.resolve()))}
 folders = {json.dumps(folders)}
 [[route]]
 name = "demonstration"
@@ -156,18 +159,18 @@ def _show(console: Console, archive: Archive, sent: Sent, job: dict[str, Any], o
         console.print(f"[yellow]{job['state']}[/]: {job['reason']}", highlight=False)
         return
     console.print("[green]done[/]")
-    console.print(_table(job["result"]["findings"], sent.truth))
+    console.print(_table(job["result"], sent.truth))
     seconds = ", ".join(f"{stage} {value:.2f}" for stage, value in job["result"]["seconds"].items())
     console.print(f"Seconds: {seconds}", highlight=False)
     for path in _fetch_results(archive, job, sent, output / "results" / job["study_instance_uid"]):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
-def _table(findings: Iterable[dict[str, Any]], truth: Mapping[str, Mapping[str, float]]) -> Table:
+def _table(result: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table("Finding", "Code")
     for heading in ("Value", "Unit", "Known truth", "Difference"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for finding in findings:
+    for finding in result["findings"]:
         known = truth.get(finding["structure"], {})
         table.add_section()
         table.add_row(
@@ -183,7 +186,18 @@ def _table(findings: Iterable[dict[str, Any]], truth: Mapping[str, Mapping[str, 
                 "" if expected is None else f"{expected:.1f}",
                 "" if expected is None else f"{100 * (value / expected - 1):+.1f} %",
             )
+    for each in result["classes"]:
+        table.add_row(f"{each['name']}: {each['value'][2]}", _code(each["finding"]), *_percent(each["probability"]))
+    for each in result["numbers"]:
+        table.add_row(each["name"], _code(each["code"]), f"{each['value']:.1f}", escape(each["unit"]))
+    for each in result["marks"]:
+        table.add_row(f"{each['name']}, slice {each['slice']}", _code(each["code"]), *_percent(each["probability"]))
     return table
+
+
+def _percent(probability: float | None) -> tuple[str, str]:
+    """Value and unit."""
+    return ("", "") if probability is None else (f"{100 * probability:.1f}", "%")
 
 
 def _code(code: Sequence[str]) -> str:

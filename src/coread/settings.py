@@ -121,6 +121,8 @@ class ResultSettings(Section):
 class ModelSettings(Section):
     """``[models]``: where models are found."""
 
+    home: Path | None = None
+    """Where added models live, and the list of those that are approved; by default `models` in the data folder."""
     folders: tuple[Path, ...] = ()
     """Folders with further model packages, beside those that Coread ships and those that `coread models add` took."""
 
@@ -177,7 +179,7 @@ class Settings(Section):
     @property
     def models_home(self) -> Path:
         """Where added models live, and the list of those that are approved."""
-        return self.data_folder / "models"
+        return self.models.home or self.data_folder / "models"
 
     @property
     def log_folder(self) -> Path:
@@ -215,7 +217,10 @@ def load_settings(file: Path | None = None) -> Settings:
     return settings.model_copy(
         update={
             "data_folder": base / settings.data_folder.expanduser(),
-            "models": ModelSettings(folders=tuple(base / folder.expanduser() for folder in settings.models.folders)),
+            "models": ModelSettings(
+                home=base / settings.models.home.expanduser() if settings.models.home else None,
+                folders=tuple(base / folder.expanduser() for folder in settings.models.folders),
+            ),
         }
     )
 
