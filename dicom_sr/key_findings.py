@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
+from pydicom.dataset import Dataset
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
@@ -60,10 +61,10 @@ class Outline:
     frame: int | None = None
 
 
-def outlines_in_report(report: hd.sr.Comprehensive3DSR) -> dict[str, Outline]:
+def outlines_in_report(report: Dataset) -> dict[str, Outline]:
     """Tracking UID → outline of each TID 1410 group, as the document's items say it."""
     found = {}
-    for container in report.content[0].ContentSequence[-1].ContentSequence:
+    for container in report.ContentSequence[-1].ContentSequence:
         items = container.ContentSequence
         (uid,) = (item.UID for item in items if item.ValueType == "UIDREF")
         for item in items:

@@ -14,7 +14,7 @@ from coread.logs import logger
 from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile
 from coread.workers.jobs import utc_now
-from coread.workers.picture import montage
+from coread.workers.picture import marked, montage
 from coread.workers.pipeline import Reading, explain_refusal, read_study
 from coread.workers.study import Study
 
@@ -105,13 +105,17 @@ def _job(study: Study, runner: BundleRunner) -> tuple[str, datetime]:
 
 
 def write_reading(reading: Reading, folder: Path) -> list[Path]:
-    """Write the DICOM objects, ``summary.json`` and ``montage.png``; returns the paths."""
+    """Write the DICOM objects, ``summary.json``, and ``montage.png`` or ``marks.png`` where there is something to show;
+    returns the paths.
+    """
     contents = {name: result.file() for name, result in zip(_names(reading.objects), reading.objects, strict=True)}
     contents["summary.json"] = json.dumps(reading.summary, indent=2).encode()
     title = f"{reading.summary['model']} {reading.summary['model_version']} (RESEARCH)"
     for result in reading.objects:
         if result.kind is ObjectKind.SEG:
             contents["montage.png"] = montage(reading.source.images, result.dataset, title=title)
+        elif result.kind is ObjectKind.SR_KEY_FINDINGS and reading.findings.marks:
+            contents["marks.png"] = marked(reading.source, result.dataset, title=title)
     return _write(contents, folder)
 
 

@@ -1,6 +1,7 @@
-"""A picture of a result: every slice with the outlines of its segments, for a person to judge at a glance.
+"""A picture of a result: every slice with the outlines of its segments, or those with a box or a landmark, for a person
+to judge at a glance.
 
-Drawn from the DICOM Segmentation itself, decoded, so that the picture shows what a viewer will show.
+Drawn from the DICOM objects themselves, decoded, so that the picture shows what a viewer will show.
 """
 
 import io
@@ -16,12 +17,18 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from coread.dicom_sr.decode import frame_geometries, frames_of
+from coread.dicom_sr.key_findings import outlines_in_report
+from coread.dicom_sr.outlines import Points
+from coread.dicom_sr.proof import ring_in_slice
 from coread.volume import Volume
-from coread.workers.volume import build_volume
+from coread.workers.volume import SourceVolume, build_volume
 
 mpl.use("Agg")
 
 COLUMNS = 5
+FEWEST_COLUMNS = 2
+"""The title needs as much room."""
+MARK_COLOUR = "yellow"
 INCHES_PER_SLICE = 2.6
 HEAD_INCHES = 0.7
 DOTS_PER_INCH = 110
@@ -48,8 +55,7 @@ def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> 
     window = _window(masks)
     low, high = np.percentile(array, (1, 99))
     rows = math.ceil(len(array) / COLUMNS)
-    height = rows * INCHES_PER_SLICE + HEAD_INCHES
-    figure = Figure(figsize=(COLUMNS * INCHES_PER_SLICE, height), facecolor="black")
+    figure, height = _figure(rows, columns=COLUMNS, title=title)
     for index in range(len(array)):
         axes = figure.add_subplot(rows, COLUMNS, index + 1)
         axes.axis("off")
@@ -57,10 +63,44 @@ def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> 
         axes.text(0.02, 0.97, str(index + 1), transform=axes.transAxes, **FRAME)
         for number, mask in masks.get(index, {}).items():
             axes.contour(mask[window], levels=[0.5], colors=[colours[number]], linewidths=1.1)
-    figure.text(0.01, 1 - 0.08 / height, title, **FRAME)
     for position, (number, colour) in enumerate(colours.items()):
         label = segments[number].SegmentLabel
         figure.text(0.01 + 0.3 * position, 1 - 0.36 / height, label, **{**FRAME, "color": colour})
+    return _png(figure, height)
+
+
+def marked(source: SourceVolume, report: Dataset, *, title: str) -> bytes:
+    """A PNG of a report of key findings: each slice that has one, with its boxes, points and outlines."""
+    by_slice: dict[int, list[Points]] = {}
+    for outline in outlines_in_report(report).values():
+        if outline.sop_instance_uid:
+            index, points = source.as_source.indices[outline.sop_instance_uid, outline.frame], outline.points
+        else:
+            index, points = ring_in_slice(outline.points, source.volume)
+        by_slice.setdefault(index, []).append(points)
+    array = source.volume.array
+    low, high = np.percentile(array, (1, 99))
+    rows, columns = math.ceil(len(by_slice) / COLUMNS), min(COLUMNS, len(by_slice))
+    figure, height = _figure(rows, columns=max(columns, FEWEST_COLUMNS), title=title)
+    for place, (index, rings) in enumerate(sorted(by_slice.items()), start=1):
+        axes = figure.add_subplot(rows, max(columns, FEWEST_COLUMNS), place)
+        axes.axis("off")
+        axes.imshow(array[index], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        axes.text(0.02, 0.97, str(index + 1), transform=axes.transAxes, **FRAME)
+        for ring in rings:
+            axes.plot(*(ring - 0.5).T, color=MARK_COLOUR, linewidth=1.1, marker="+" if len(ring) == 1 else None)
+    return _png(figure, height)
+
+
+def _figure(rows: int, *, columns: int, title: str) -> tuple[Figure, float]:
+    """An empty figure for slices in a grid, with a title; and its height in inches."""
+    height = rows * INCHES_PER_SLICE + HEAD_INCHES
+    figure = Figure(figsize=(columns * INCHES_PER_SLICE, height), facecolor="black")
+    figure.text(0.01, 1 - 0.08 / height, title, **FRAME)
+    return figure, height
+
+
+def _png(figure: Figure, height: float) -> bytes:
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - HEAD_INCHES / height, wspace=0.02, hspace=0.02)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="black")

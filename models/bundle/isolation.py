@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from coread import errors
 from coread.errors import CoreadError, ModelError, OutOfMemory
+from coread.logs import quiet_libraries
 from coread.models.bundle import child
 from coread.models.bundle.adapters import restore_numpy_names
 from coread.models.bundle.engine import private_folder
@@ -268,6 +269,7 @@ def serve() -> None:
     pipe_in = os.fdopen(os.dup(0), "rb")
     pipe_out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the bundle prints goes into the log, not between the messages
+    quiet_libraries()
     renamed: Sequence[str] = ()
     reader: BundleReader | None = None
     while True:

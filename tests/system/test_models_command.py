@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pydicom
 import pytest
@@ -19,6 +20,7 @@ from monai.networks.nets import UNet
 
 from coread.dicom_files import write_files
 from tests import zoo
+from tests.integration.test_bundle_kinds import detector
 from tests.support import images_of, volume_in_plane
 
 COREAD = Path(sys.executable).with_name("coread")
@@ -266,3 +268,18 @@ def test_a_model_that_makes_images_is_refused_before_any_of_its_code_runs(home: 
     _in_expression(bundle, tmp_path)
     assert "generative models are not run" in coread(home, "models", "add", bundle, "--yes", code=2)
     assert not (tmp_path / "marker").exists()
+
+
+def test_boxes_can_be_looked_at(home: Path, tmp_path: Path) -> None:
+    bundle = zoo.write_zoo_bundle(tmp_path / "detector", detector())
+    coread(home, "models", "add", bundle, "--yes")
+    array = np.zeros((9, 40, 40), np.float32)
+    array[3:6, 8:15, 2:5] = 500
+    write_files(images_of(volume_in_plane("axial", shape=array.shape, array=array), modality="CT"), tmp_path / "study")
+    said = coread(home, "analyze", tmp_path / "study", "-o", tmp_path / "out", "--model", "test_model")
+    assert "90.0 %" in said
+    assert "Warning" not in said
+    picture = plt.imread(next((tmp_path / "out").rglob("marks.png")))
+    yellow = np.argwhere((picture[..., 0] > 0.9) & (picture[..., 1] > 0.9) & (picture[..., 2] < 0.3))
+    height, width = np.ptp(yellow, axis=0)
+    assert height / width == pytest.approx(7 / 3, rel=0.1)  # in pixels of the image, which are not square
