@@ -13,7 +13,8 @@ import numpy as np
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID
+from pydicom.sr.coding import Code
+from pydicom.uid import UID, General32bitECGWaveformStorage, GeneralECGWaveformStorage, TwelveLeadECGWaveformStorage
 
 from coread import codes
 from coread.dicom_sr.header import in_series
@@ -31,6 +32,9 @@ CROSS_SECTIONAL = ("CT", "MR", "PT")
 
 GEOMETRY = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3, "SliceThickness": 1}
 """What TID 1604 is made of: attribute → how many numbers it has."""
+
+ECG_CLASSES = (TwelveLeadECGWaveformStorage, GeneralECGWaveformStorage, General32bitECGWaveformStorage)
+"""Classes of the ECGs that models read."""
 
 NO_GEOMETRY = "OT"
 """A Modality of whose images the library describes only size, class and frame of reference."""
@@ -94,6 +98,7 @@ def document(
         evidence=[*source.instances, *evidence],
         identity=identity,
         kind=kind,
+        procedure=procedure_of(source.header),
     )
 
 
@@ -104,13 +109,14 @@ def report_of(
     evidence: Sequence[Dataset],
     identity: ResultIdentity,
     kind: ObjectKind,
+    procedure: Code = codes.IMAGING_PROCEDURE,
 ) -> hd.sr.Comprehensive3DSR:
     """A report around the groups. ``library``: see ``library_entry``; the first of ``evidence`` also has the attributes
     of patient and study.
     """
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(identity)),
-        procedure_reported=codes.IMAGING_PROCEDURE,
+        procedure_reported=procedure,
         imaging_measurements=list(groups),
         title=codes.IMAGING_MEASUREMENT_REPORT,
         referenced_images=library,
@@ -148,6 +154,16 @@ def library_entry(image: Dataset) -> Dataset | None:
 def is_uid(value: object) -> bool:
     """Whether a value is one legal UID (PS3.5 9.1), below one of the three roots that there are."""
     return isinstance(value, str) and UID(value).is_valid and value.startswith(("0.", "1.", "2."))
+
+
+def procedure_of(header: Dataset) -> Code:
+    """Procedure reported: what the study was is in its own header, so the report says no more than it knows."""
+    return codes.TWELVE_LEAD_ECG if is_ecg(header) else codes.IMAGING_PROCEDURE
+
+
+def is_ecg(header: Dataset) -> bool:
+    """Whether an instance is of a class for ECGs that models read."""
+    return header.get("SOPClassUID") in ECG_CLASSES
 
 
 def is_image_class(sop_class_uid: object) -> bool:

@@ -152,6 +152,10 @@ class Source:
     spacing_mm: float | None = None
     volume: Volume | None = None
     """The images' values, for objects that show them; its grid is what results lie on."""
+    channels: Sequence[tuple[int, int]] | None = None
+    """Of a waveform, the multiplex group and channel of each channel that was read, numbered from 1; None: all."""
+    remarks: Sequence[str] = ()
+    """What a reader of the report must know of what was read and what was not."""
 
     @cached_property
     def header(self) -> Dataset:

@@ -15,16 +15,19 @@ from coread.dicom_sr.report import (
     algorithm_of_group,
     certainty,
     document,
+    is_ecg,
     is_uid,
     library_entry,
     max_probability,
     measurement_item,
+    procedure_of,
     report_of,
     sites,
     tracking,
 )
 from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Plane, Source
+from coread.dicom_sr.waveform_reference import refer_to_waveform
 from coread.findings import Classification, Findings, NotEvaluated, Quantity, Structure
 from coread.objects import ObjectKind
 
@@ -55,7 +58,7 @@ def encode_not_evaluated(
     report says of it what its header says, and refers to nothing if the header does not allow it.
     """
     image = _referable(header)
-    images = [] if image is None else [_source_image(image, frames=None)]
+    images = [] if image is None or is_ecg(image) else [_source_image(image, frames=None)]
     groups = []
     for structure in not_evaluated.structures:
         group = _structure(structure, codes.NOT_EVALUATED, images, identity, [])
@@ -63,22 +66,26 @@ def encode_not_evaluated(
         groups.append(group)
     report = report_of(
         groups,
-        library=[] if image is None else [image],
+        library=[] if image is None or is_ecg(image) else [image],
         evidence=[_nameless(header, identity) if image is None else image],
         identity=identity,
         kind=ObjectKind.SR_NOT_EVALUATED,
+        procedure=procedure_of(header),
     )
     if image is None:
         del report.CurrentRequestedProcedureEvidenceSequence  # required only where the content refers to something
+    elif is_ecg(image):
+        refer_to_waveform(report, image, channels=None)
     return report
 
 
 def _referable(header: Dataset) -> Dataset | None:
-    """What a report can say of an image and refer to; None if it is of no class for images, or one of its UIDs is not
-    legal.
+    """What a report can say of an image or ECG and refer to; None if it is of no class for these, or one of its UIDs is
+    not legal.
     """
-    has_uids = all(is_uid(header.get(keyword)) for keyword in ("SOPInstanceUID", "SeriesInstanceUID"))
-    return library_entry(header) if has_uids else None
+    if not all(is_uid(header.get(keyword)) for keyword in ("SOPInstanceUID", "SeriesInstanceUID")):
+        return None
+    return header if is_ecg(header) else library_entry(header)
 
 
 def _nameless(header: Dataset, identity: ResultIdentity) -> Dataset:
@@ -95,7 +102,14 @@ def _document(
     identity: ResultIdentity,
     kind: ObjectKind,
 ) -> hd.sr.Comprehensive3DSR:
-    return document(groups, source=source, key_planes=[_middle(source)], identity=identity, kind=kind)
+    for group in groups:
+        for remark in source.remarks:
+            add_comment(group, remark)
+    plane = _middle(source)
+    report = document(groups, source=source, key_planes=[plane], identity=identity, kind=kind)
+    if is_ecg(plane.image):
+        refer_to_waveform(report, plane.image, channels=source.channels)
+    return report
 
 
 def _middle(source: Source) -> Plane:
@@ -105,7 +119,7 @@ def _middle(source: Source) -> Plane:
 
 def _images(source: Source) -> list[hd.sr.SourceImageForMeasurementGroup]:
     plane = _middle(source)
-    return [_source_image(plane.image, frames=plane.frames)]
+    return [] if is_ecg(plane.image) else [_source_image(plane.image, frames=plane.frames)]
 
 
 def _source_image(image: Dataset, *, frames: list[int] | None) -> hd.sr.SourceImageForMeasurementGroup:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from coread.leads import Lead
 from coread.models.yaml_file import read_yaml
 from coread.objects import ObjectKind, Profile
 
@@ -41,6 +42,34 @@ class Range(NamedTuple):
 Patterns = Mapping[str, Annotated[tuple[str, ...], Field(min_length=1)]]
 """DICOM keyword → patterns (``*`` and ``?``, case ignored), one of which the value must match; of an attribute with
 several values (ImageType) any value may."""
+
+
+class WaveformRequirement(Strict):
+    """What a model takes of a 12-lead ECG: mV, shape (lead, sample)."""
+
+    leads: Annotated[tuple[Lead, ...], Field(min_length=1)]
+    """In the order of the model's channels."""
+    sampling_rate_hz: Annotated[float, Field(gt=0)]
+    """Recordings at a higher rate are brought to it; a lower one is refused."""
+    duration_s: Annotated[float, Field(gt=0)]
+    """A shorter recording is refused."""
+    longer: Literal["refuse", "centre", "start"] = "refuse"
+    """Which part of a longer recording is read."""
+    unit: Literal["mV"] = "mV"
+
+    @field_validator("leads")
+    @classmethod
+    def _are_different(cls, leads: tuple[Lead, ...]) -> tuple[Lead, ...]:
+        if len(set(leads)) != len(leads):
+            raise ValueError("expected each lead once")
+        return leads
+
+
+OF_IMAGES = (
+    *("key", "plane", "contrast", "projection", "slices", "slice_spacing_mm", "slice_thickness_mm"),
+    *("pixel_spacing_mm", "field_of_view_mm", "values"),
+)
+"""Keys of a series that say something of images only."""
 
 
 class SeriesRequirement(Strict):
@@ -79,6 +108,15 @@ class SeriesRequirement(Strict):
     values: Literal["modality", "display"] = "modality"
     """What a pixel's number is: after the modality transform (Hounsfield units), or as displayed, 0 to 255 from black
     to white (PS3.4 N.2)."""
+    waveform: WaveformRequirement | None = None
+    """What is taken of an ECG, for a model that reads no images."""
+
+    @model_validator(mode="after")
+    def _waveforms_have_no_place(self) -> "SeriesRequirement":
+        said = [key for key in OF_IMAGES if getattr(self, key) != type(self).model_fields[key].default]
+        if self.waveform and said:
+            raise ValueError(f"`waveform` is of an ECG, and {', '.join(said)} of images; delete one or the other")
+        return self
 
 
 class Population(Strict):
@@ -253,6 +291,12 @@ class Manifest(Strict):
             )
         if self.task and _TABLE_OF[self.task] != filled[0]:
             raise ValueError(f"a {self.task} model needs `{_TABLE_OF[self.task]}`, found `{filled[0]}`")
+        return self
+
+    @model_validator(mode="after")
+    def _waveforms_get_answers(self) -> "Manifest":
+        if any(each.waveform for each in self.series) and (len(self.series) > 1 or self.labels or self.orientation):
+            raise ValueError("a model that reads a `waveform` has one series, and `classes` or `numbers`")
         return self
 
     @model_validator(mode="after")

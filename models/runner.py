@@ -1,4 +1,4 @@
-"""Runs an installed model on volumes in memory, and keeps it warm.
+"""Runs an installed model on volumes, or an ECG, in memory, and keeps it warm.
 
 A bundle of configuration alone runs in this process; one with Python of its own in a process of its own.
 """
@@ -15,6 +15,7 @@ from coread.models.bundle.trust import Trust
 from coread.models.catalogue import InstalledModel
 from coread.models.prediction import Prediction
 from coread.volume import Volume
+from coread.waveform import Waveform
 
 
 class BundleRunner:
@@ -31,8 +32,8 @@ class BundleRunner:
         trust = Trust(unsafe_weights=approval.unsafe_weights, torchscript=approval.torchscript) if approval else Trust()
         self._reader = reader(model.folder, model.manifest, device=self.device, trust=trust, check=model.approval)
 
-    def predict(self, channels: Sequence[Volume]) -> Prediction:
-        """What the model gives for ``channels``, one for each series of its manifest, all on one grid.
+    def predict(self, channels: Sequence[Volume] | Waveform) -> Prediction:
+        """What the model gives for ``channels``, one for each series of its manifest, all on one grid; or for an ECG.
 
         Raises ModelError if the bundle fails, or gives anything but what its manifest says; OutOfMemory if it needs
         more memory than there is; ConfigurationError if somebody has taken the approval back.

@@ -13,10 +13,12 @@ from coread.job import fingerprint_of, job_id_of
 from coread.logs import logger
 from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile
+from coread.workers.ecg_picture import answer_of, ecg_picture
 from coread.workers.jobs import utc_now
 from coread.workers.picture import marked, montage
 from coread.workers.pipeline import Reading, explain_refusal, read_study
 from coread.workers.study import Study
+from coread.workers.waveform import SourceWaveform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +107,23 @@ def _job(study: Study, runner: BundleRunner) -> tuple[str, datetime]:
 
 
 def write_reading(reading: Reading, folder: Path) -> list[Path]:
-    """Write the DICOM objects, ``summary.json``, and ``montage.png`` or ``marks.png`` where there is something to show;
-    returns the paths.
+    """Write the DICOM objects, ``summary.json``, and ``montage.png``, ``marks.png`` or ``ecg.png`` where there is
+    something to show; returns the paths.
     """
     contents = {name: result.file() for name, result in zip(_names(reading.objects), reading.objects, strict=True)}
     contents["summary.json"] = json.dumps(reading.summary, indent=2).encode()
     title = f"{reading.summary['model']} {reading.summary['model_version']} (RESEARCH)"
+    source = reading.source
     for result in reading.objects:
-        if result.kind is ObjectKind.SEG:
-            contents["montage.png"] = montage(reading.source.images, result.dataset, title=title)
+        if isinstance(source, SourceWaveform):
+            heading = (
+                f"{result.dataset.SeriesDescription}   {reading.summary['model']} {reading.summary['model_version']}"
+            )
+            contents["ecg.png"] = ecg_picture(source.recorded, title=heading, answer=answer_of(reading.findings))
+        elif result.kind is ObjectKind.SEG:
+            contents["montage.png"] = montage(source.images, result.dataset, title=title)
         elif result.kind is ObjectKind.SR_KEY_FINDINGS and reading.findings.marks:
-            contents["marks.png"] = marked(reading.source, result.dataset, title=title)
+            contents["marks.png"] = marked(source, result.dataset, title=title)
     return _write(contents, folder)
 
 

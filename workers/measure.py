@@ -46,6 +46,14 @@ def findings_of(prediction: Prediction, volume: Volume, *, manifest: Manifest, m
     )
 
 
+def answers_of(prediction: Prediction, manifest: Manifest) -> Findings:
+    """What a prediction for an ECG means: classes and numbers."""
+    return Findings(
+        classifications=tuple(_classifications(prediction, manifest)),
+        quantities=tuple(_quantities(prediction, manifest)),
+    )
+
+
 def sought(manifest: Manifest) -> tuple[Structure, ...]:
     """What a model looks for, before it has looked: structures, findings or numbers."""
     asked = [

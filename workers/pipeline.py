@@ -16,21 +16,24 @@ from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Source, planes_of
 from coread.errors import InputError
 from coread.findings import Findings, NotEvaluated
+from coread.models.manifest import WaveformRequirement
 from coread.models.runner import BundleRunner
 from coread.objects import Profile, wanted_objects
-from coread.workers.measure import findings_of, sought
+from coread.workers.measure import answers_of, findings_of, sought
 from coread.workers.plausibility import check_field_of_view
 from coread.workers.resample import onto
 from coread.workers.series import check_population, choose, fitting_series
 from coread.workers.study import Study
 from coread.workers.volume import SourceVolume
+from coread.workers.waveform import SourceWaveform
+from coread.workers.waveform_choice import choose_waveform
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """What came of reading a study: the findings, the DICOM objects that say so, and how long each stage took."""
 
-    source: SourceVolume
+    source: SourceVolume | SourceWaveform
     findings: Findings
     objects: tuple[ResultObject, ...]
     summary: dict[str, Any]
@@ -73,6 +76,10 @@ def read_study(
     Raises InputError if the study does not fit, ModelError or ResultError if it went wrong.
     """
     manifest = runner.model.manifest
+    if manifest.series[0].waveform:
+        return _read_ecg(
+            study, runner, manifest.series[0].waveform, job_id=job_id, created_at=created_at, profiles=profiles
+        )
     watch = Stopwatch()
     with watch.stage("fetch"):
         choice = choose(study, manifest)
@@ -100,6 +107,46 @@ def read_study(
             "device": prediction.device,
             "way": prediction.way,
             "adapted": list(prediction.adapted),
+            "series": dict(choice.reasons),
+            "seconds": watch.seconds,
+        },
+    )
+
+
+def _read_ecg(
+    study: Study,
+    runner: BundleRunner,
+    wanted: WaveformRequirement,
+    *,
+    job_id: str,
+    created_at: datetime,
+    profiles: Sequence[Profile],
+) -> Reading:
+    """The same for a model that reads an ECG: there is no volume, and nothing in the answer has a place."""
+    manifest = runner.model.manifest
+    watch = Stopwatch()
+    with watch.stage("fetch"):
+        choice = choose_waveform(study, manifest, wanted)
+        check_population(choice.source.instance, manifest.population, at=None)
+    source = choice.source
+    with watch.stage("infer"):
+        prediction = runner.predict(source.waveform)
+    with watch.stage("measure"):
+        findings = answers_of(prediction, manifest)
+    identity = _identity(runner, job_id=job_id, created_at=created_at)
+    with watch.stage("encode"):
+        kinds = wanted_objects(profiles, manifest.objects)
+        objects = encode_findings(findings, source=source.as_source, identity=identity, kinds=kinds)
+    summary = _summary(study, choice.series.series_instance_uid, findings, objects, identity, runner)
+    return Reading(
+        source=source,
+        findings=findings,
+        objects=objects,
+        summary={
+            **summary,
+            "device": prediction.device,
+            "way": prediction.way,
+            "adapted": [*source.adapted, *prediction.adapted],
             "series": dict(choice.reasons),
             "seconds": watch.seconds,
         },

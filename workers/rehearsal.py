@@ -12,11 +12,15 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, SecondaryCapture
 
 from coread.dicom_files import SINGLE_FRAME_CLASSES, series_of
 from coread.dicom_sr.identity import derived_uid
-from coread.models.manifest import Manifest, Patterns, Population, Range, SeriesRequirement
+from coread.ecg_files import ecg_of
+from coread.leads import TWELVE_LEADS
+from coread.models.manifest import Manifest, Patterns, Population, Range, SeriesRequirement, WaveformRequirement
 from coread.models.runner import BundleRunner
 from coread.volume import Volume
+from coread.waveform import Waveform
 from coread.workers.pipeline import Reading, read_study
 from coread.workers.study import Series, Study
+from coread.workers.waveform import LIMB_LEADS
 
 PIXELS = 96
 """Rows and columns of a rehearsal: enough for a network to shrink them a few times."""
@@ -28,6 +32,9 @@ DIRECTIONS = {
     "coronal": ((0, 1, 0), (0, 0, -1), (1, 0, 0)),
     "sagittal": ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
 }
+USUAL_RATE_HZ = 500.0
+"""Of a resting ECG."""
+BEAT_S = 0.83
 PROJECTIONS = {"DX": DigitalXRayImageStorageForPresentation}
 
 
@@ -48,7 +55,12 @@ def rehearse(runner: BundleRunner) -> Rehearsal:
 
 def study_for(manifest: Manifest) -> Study:
     """A study with one series for each channel, of noise, as the manifest asks for them."""
-    series = [_series_for(each, manifest, number) for number, each in enumerate(manifest.series)]
+    waveform = manifest.series[0].waveform
+    series = (
+        [_ecg_for(manifest, waveform)]
+        if waveform
+        else [_series_for(each, manifest, number) for number, each in enumerate(manifest.series)]
+    )
     uids = frozenset(str(image.SOPInstanceUID) for images in series for image in images)
     return Study(
         study_instance_uid=str(series[0][0].StudyInstanceUID),
@@ -71,7 +83,7 @@ def _series_for(wanted: SeriesRequirement, manifest: Manifest, number: int) -> l
         directions=DIRECTIONS[wanted.plane or "axial"],
         spacing=(_middle(wanted.slice_spacing_mm or USUAL_SPACING_MM), pixel_mm, pixel_mm),
     )
-    said = {**_said(wanted.must), **_said(wanted.any_of[0] if wanted.any_of else {})}
+    said = _wished(wanted)
     modality = str(said.get("Modality", "OT"))
     images = series_of(
         volume,
@@ -93,6 +105,34 @@ def _series_for(wanted: SeriesRequirement, manifest: Manifest, number: int) -> l
     return images
 
 
+def _ecg_for(manifest: Manifest, wanted: WaveformRequirement) -> list[Dataset]:
+    """Beats that look a little like a heart's, at a rate that devices use."""
+    rate_hz = max(USUAL_RATE_HZ, wanted.sampling_rate_hz)
+    times = np.arange(round(wanted.duration_s * rate_hz)) / rate_hz
+    since_beat = np.mod(times, BEAT_S)
+    beat = np.exp(-(((since_beat - 0.3) / 0.012) ** 2)) + 0.3 * np.exp(-(((since_beat - 0.6) / 0.05) ** 2))
+    size = {lead: 0.4 + 0.15 * number for number, lead in enumerate(TWELVE_LEADS)}
+    size |= {lead: of_one * size["I"] + of_two * size["II"] for lead, (of_one, of_two) in LIMB_LEADS.items()}
+    waveform = Waveform(
+        samples=np.stack([size[lead] * beat for lead in TWELVE_LEADS]).astype(np.float32),
+        leads=TWELVE_LEADS,
+        sampling_rate_hz=rate_hz,
+    )
+    ecg = ecg_of(
+        waveform,
+        name=f"rehearsal {manifest.name}",
+        patient_id="COREAD-REHEARSAL",
+        patient_name="REHEARSAL^COREAD",
+        study_description="Coread rehearsal, made by a program",
+        series_description="rehearsal",
+    )
+    (requirement,) = manifest.series
+    for keyword, value in _wished(requirement).items():
+        setattr(ecg, keyword, value)
+    _be_patient(ecg, manifest.population)
+    return [ecg]
+
+
 def _place(image: Dataset, said: dict[str, Any], modality: str, wanted: SeriesRequirement) -> None:
     if modality not in SINGLE_FRAME_CLASSES:
         image.SOPClassUID = PROJECTIONS.get(modality, SecondaryCaptureImageStorage)
@@ -110,6 +150,10 @@ def _be_patient(image: Dataset, population: Population) -> None:
         image.PatientAge = f"{round(_middle(population.age_years)):03}Y"
     if population.sex:
         image.PatientSex = population.sex[0]
+
+
+def _wished(wanted: SeriesRequirement) -> dict[str, Any]:
+    return {**_said(wanted.must), **_said(wanted.any_of[0] if wanted.any_of else {})}
 
 
 def _said(patterns: Patterns) -> dict[str, Any]:

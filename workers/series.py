@@ -20,6 +20,7 @@ from pydicom.uid import UID
 from coread import MANUFACTURER, codes
 from coread.archive import NOT_SOURCES
 from coread.dicom_sr.repair import SEXES
+from coread.dicom_sr.report import is_ecg
 from coread.dicom_sr.source import Plane, frame_count, planes_of
 from coread.errors import GeometryError, InputError, NoSuitableSeries
 from coread.models.manifest import Manifest, Patterns, Population, Range, SeriesRequirement
@@ -108,7 +109,7 @@ def candidates(study: Study, requirement: SeriesRequirement) -> tuple[list[Serie
     """The series that by their headers one channel may be read from, the best first; for the others, UID → why not."""
     found, left = _of_kind(study, requirement)
     lowest = requirement.slices.low if requirement.slices else 0
-    needed = 1 if requirement.projection else max(2, lowest)
+    needed = 1 if requirement.projection or requirement.waveform else max(2, lowest)
     for series in found:
         if _image_count(series) < needed:
             left[series.series_instance_uid] = (
@@ -322,7 +323,7 @@ def _rank(series: Series, requirement: SeriesRequirement) -> tuple[Any, ...]:
     plane = _first_plane(series)
     number = plane.number("SeriesNumber")
     return (
-        [not _matches(plane, patterns) for patterns in requirement.prefer],
+        preference(series, requirement),
         _is_derived(plane),
         -_image_count(series),
         plane.number("SliceThickness") or math.inf,
@@ -331,8 +332,15 @@ def _rank(series: Series, requirement: SeriesRequirement) -> tuple[Any, ...]:
     )
 
 
+def preference(series: Series, requirement: SeriesRequirement) -> list[bool]:
+    """What sorts series by what the manifest prefers, the best first."""
+    return [not _matches(_first_plane(series), patterns) for patterns in requirement.prefer]
+
+
 def _mismatch(plane: Plane, requirement: SeriesRequirement) -> str | None:
     """Why the series that an image is of is not what a channel is read from; None if it is."""
+    if requirement.waveform:
+        return _no_ecg(plane) or _unlike(plane, requirement) or _by_a_program(plane, requirement)
     return (
         _no_image(plane)
         or _unlike(plane, requirement)
@@ -347,6 +355,10 @@ def _no_image(plane: Plane) -> str | None:
     name = uid.name if isinstance(uid, UID) and uid.name != uid else IMAGE_CLASSES[0]  # an unknown one is no reason
     holds_images = plane.get("Rows") and any(words in name for words in IMAGE_CLASSES)
     return None if holds_images and _text(plane, "Modality") not in NOT_SOURCES else "it holds no images"
+
+
+def _no_ecg(plane: Plane) -> str | None:
+    return None if is_ecg(plane.image) else "it holds no 12-lead or general ECG"
 
 
 def _unlike(plane: Plane, requirement: SeriesRequirement) -> str | None:

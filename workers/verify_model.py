@@ -26,6 +26,8 @@ from coread.models.metadata import METADATA_SCHEMA, metadata_file
 from coread.models.runner import BundleRunner, choose_device
 from coread.settings import Settings
 from coread.workers.rehearsal import Rehearsal, rehearse
+from coread.workers.volume import SourceVolume
+from coread.workers.waveform import SourceWaveform
 
 CPU = torch.device("cpu")
 
@@ -46,7 +48,8 @@ class Timing:
     """How long a model takes."""
 
     device: str
-    voxels: int
+    size: str
+    """Of what it read: voxels, or samples."""
     build_s: float
     stages_s: Mapping[str, float]
     """Median of each stage."""
@@ -81,10 +84,16 @@ def time_model(name: str, settings: Settings, *, repeats: int) -> Timing:
     seconds = [run.reading.summary["seconds"] for run in runs]
     return Timing(
         device=str(runner.device),
-        voxels=int(np.prod(runs[0].reading.source.volume.spatial_shape)),
+        size=_size(runs[0].reading.source),
         build_s=build_s,
         stages_s={stage: statistics.median(each[stage] for each in seconds) for stage in seconds[0]},
     )
+
+
+def _size(source: SourceVolume | SourceWaveform) -> str:
+    if isinstance(source, SourceWaveform):
+        return f"{source.waveform.samples.size:,} samples"
+    return f"{int(np.prod(source.volume.spatial_shape)):,} voxels"
 
 
 def _quiet() -> None:

@@ -36,6 +36,7 @@ from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.manifest import Manifest
 from coread.models.prediction import Box, Point, Prediction
 from coread.volume import Volume
+from coread.waveform import Waveform
 
 _LENGTH = struct.Struct("<Q")
 LARGEST_MESSAGE = 2**36
@@ -80,12 +81,10 @@ class IsolatedReader:
         self._home, self._cleanup = private_folder(self)
         self._ready()
 
-    def predict(self, channels: Sequence[Volume]) -> Prediction:
+    def predict(self, channels: Sequence[Volume] | Waveform) -> Prediction:
         """See ``BundleReader.predict``."""
-        arrays = {f"channel{index}": np.asarray(each.array) for index, each in enumerate(channels)}
-        arrays |= {f"affine{index}": each.affine for index, each in enumerate(channels)}
         self._ready()
-        header, answer = self._ask({"channels": len(channels)}, arrays, time_s=self._manifest.resources.time_s)
+        header, answer = self._ask(*_message_of(channels), time_s=self._manifest.resources.time_s)
         return _prediction_of(header, answer)
 
     def close(self) -> None:
@@ -226,6 +225,25 @@ def _receive(pipe: _Readable) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         return json.loads(archive["header"].tobytes()), arrays
 
 
+def _message_of(channels: Sequence[Volume] | Waveform) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What the child gets of an input."""
+    if isinstance(channels, Waveform):
+        return {"leads": channels.leads, "sampling_rate_hz": channels.sampling_rate_hz}, {"samples": channels.samples}
+    arrays = {f"channel{index}": np.asarray(each.array) for index, each in enumerate(channels)}
+    arrays |= {f"affine{index}": each.affine for index, each in enumerate(channels)}
+    return {"channels": len(channels)}, arrays
+
+
+def _input_of(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sequence[Volume] | Waveform:
+    if "leads" in header:
+        return Waveform(
+            samples=arrays["samples"], leads=tuple(header["leads"]), sampling_rate_hz=header["sampling_rate_hz"]
+        )
+    return [
+        Volume(array=arrays[f"channel{index}"], affine=arrays[f"affine{index}"]) for index in range(header["channels"])
+    ]
+
+
 def _arrays_of(prediction: Prediction) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     header = {
         "layers": len(prediction.layers),
@@ -289,11 +307,7 @@ def serve() -> None:
                 )
                 _send(pipe_out, {}, {})
                 continue
-            volumes = [
-                Volume(array=arrays[f"channel{index}"], affine=arrays[f"affine{index}"])
-                for index in range(header["channels"])
-            ]
-            prediction = reader.predict(volumes)
+            prediction = reader.predict(_input_of(header, arrays))
             if renamed:
                 names = f"numpy_names: numpy has {', '.join(renamed)} again for the bundle's code"
                 prediction = replace(prediction, adapted=(*prediction.adapted, names))

@@ -4,7 +4,8 @@ Nothing is mended here: a value that the manifest does not know, a number that i
 the job.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,21 @@ def interpret(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, volume: Vol
         TaskKind.LANDMARKS: _landmarks,
         TaskKind.REGRESSION: _regression,
     }[task]
-    try:
+    with _taken_for(task, engine):
         return reader(raw, engine, grid, volume)
+
+
+def interpret_waveform(raw: RawOutput, engine: BundleEngine, task: TaskKind) -> Prediction:
+    """The prediction for an ECG: classes or numbers, which have no place. Raises ModelError as ``interpret`` does."""
+    reader = {TaskKind.CLASSIFICATION: _classification, TaskKind.REGRESSION: _regression}[task]
+    with _taken_for(task, engine):
+        return reader(raw, engine, None, None)
+
+
+@contextmanager
+def _taken_for(task: TaskKind, engine: BundleEngine) -> Iterator[None]:
+    try:
+        yield
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
         raise ModelError(
             f"{engine.manifest.name}: expected the output of a {task} model, found one that cannot be taken for it "
@@ -139,7 +153,7 @@ def _probabilities(values: NDArray[Any], grid: ModelGrid, manifest: Manifest) ->
     }
 
 
-def _classification(raw: RawOutput, engine: BundleEngine, _grid: ModelGrid, _volume: Volume) -> Prediction:
+def _classification(raw: RawOutput, engine: BundleEngine, _grid: object, _volume: object) -> Prediction:
     manifest = engine.manifest
     values = _vector(_answer(raw, manifest.probabilities), manifest)
     highest = max(manifest.classes)
@@ -279,7 +293,7 @@ def _landmarks(raw: RawOutput, engine: BundleEngine, grid: ModelGrid, volume: Vo
     return Prediction(points=tuple(Point(label=key, place=places[key]) for key in sorted(manifest.labels)))
 
 
-def _regression(raw: RawOutput, engine: BundleEngine, _grid: ModelGrid, _volume: Volume) -> Prediction:
+def _regression(raw: RawOutput, engine: BundleEngine, _grid: object, _volume: object) -> Prediction:
     manifest = engine.manifest
     values = _vector(_answer(raw, None), manifest)
     numbers = {}

@@ -10,13 +10,15 @@ from monai.data import MetaTensor
 from coread.errors import ConfigurationError, OutOfMemory
 from coread.models.bundle.engine import BundleEngine, RawOutput
 from coread.models.bundle.grid import ModelGrid
-from coread.models.bundle.outputs import interpret
+from coread.models.bundle.outputs import interpret, interpret_waveform
+from coread.models.bundle.signal import tensor_of
 from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.manifest import Manifest, TaskKind
 from coread.models.metadata import find_metadata
 from coread.models.prediction import Prediction
 from coread.models.tasks import inputs_of, task_of
 from coread.volume import Volume
+from coread.waveform import Waveform
 
 
 class BundleReader:
@@ -43,13 +45,22 @@ class BundleReader:
                 "coread.yaml; of single images, only classes and numbers are reported"
             )
         self._engine = self._on(device)
+        if manifest.series[0].waveform and self._engine.way == "files":
+            raise ConfigurationError(
+                f"{manifest.name}: expected the bundle to load the waveform by LoadImaged, found that it opens "
+                "files by means of its own; only images are written into files for it"
+            )
 
-    def predict(self, channels: Sequence[Volume]) -> Prediction:
-        """What the bundle gives for ``channels``, one for each series of the manifest, all on one grid.
+    def predict(self, channels: Sequence[Volume] | Waveform) -> Prediction:
+        """What the bundle gives for ``channels``, one for each series of the manifest on one grid; or for an ECG.
 
         Raises ModelError if it fails, or gives anything but what the manifest says; OutOfMemory if it needs more
         memory than there is, whatever is tried.
         """
+        if isinstance(channels, Waveform):
+            raw, device, done = self._run([tensor_of(channels)])
+            answer = interpret_waveform(raw, self._engine, self.task)
+            return replace(answer, device=device, way=self._engine.way, adapted=(*self._engine.adapted, *done))
         projection = self._manifest.series[0].projection
         grid = ModelGrid.of(channels[0], self._manifest.orientation, projection=projection)
         tensors = [grid.tensor(each, colours=projection and self._channels == 3) for each in channels]
@@ -87,6 +98,14 @@ class BundleReader:
     def _check_channels(self) -> None:
         """Raises ConfigurationError if the manifest names another number of series than the bundle has channels."""
         named, wanted = len(self._manifest.series), self._channels
+        waveform = self._manifest.series[0].waveform
+        if waveform:
+            if isinstance(wanted, int) and wanted != len(waveform.leads):
+                raise ConfigurationError(
+                    f"{self._manifest.name}: expected a lead in coread.yaml for each of the {wanted} channels of the "
+                    f"bundle, found {len(waveform.leads)}; list them in the order of the channels"
+                )
+            return
         one_image = self._manifest.series[0].projection and wanted == 3
         keyed = any(series.key for series in self._manifest.series)
         if isinstance(wanted, int) and named != wanted and not one_image and not keyed:

@@ -298,7 +298,7 @@ def benchmark(context: click.Context, name: str, repeats: int, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(asdict(timing), indent=2))
         return
-    table = Table("Stage", "Seconds", title=f"{name} on {timing.device}, {timing.voxels:,} voxels")
+    table = Table("Stage", "Seconds", title=f"{name} on {timing.device}, {timing.size}")
     table.add_row("build (once)", f"{timing.build_s:.2f}")
     for stage, seconds in timing.stages_s.items():
         table.add_row(stage, f"{seconds:.3f}")

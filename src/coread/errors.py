@@ -9,6 +9,7 @@
     │   ├── NotDicom              no DICOM file where one was expected, or a file that cannot be decoded
     │   ├── NoSuitableSeries      no series of the study is what the model reads
     │   ├── GeometryError         the images do not form one regular volume
+    │   ├── WaveformError         the leads are not the recording that the model reads
     │   └── SourceGone            the study, or an instance of it, is no longer in the archive
     ├── StudyChanged              the study is no longer what the job was made for: it is settled again
     ├── ModelError                the model failed, or gave what it must not give: the job is `failed`
@@ -54,6 +55,10 @@ class NoSuitableSeries(InputError):
 
 
 class GeometryError(InputError):
+    pass
+
+
+class WaveformError(InputError):
     pass
 
 

@@ -21,6 +21,7 @@ from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile
 from coread.workers.pipeline import Reading, explain_refusal, read_study
 from coread.workers.study import Series, Study
+from coread.workers.volume import SourceVolume
 from tests import zoo
 from tests.integration.test_bundle_kinds import HOUNSFIELD, answering, classes, detector, said
 from tests.integration.test_result_objects import complaints
@@ -233,6 +234,7 @@ def test_landmarks_are_reported_as_points(plane: str, tmp_path: Path) -> None:
     assert list(check(reading, tmp_path)) == ["SR-KEY"]
     (mark,) = reading.findings.marks
     ((column, row),) = mark.outline
+    assert isinstance(reading.source, SourceVolume)
     found = reading.source.volume.map_indices_to_reference([[mark.plane, row - 0.5, column - 0.5]])
     assert np.allclose(found, volume_in_plane(plane).map_indices_to_reference([[4, 13, 2]]), atol=1e-3)
 
