@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from coread.errors import ConfigurationError
+from coread.leads import TWELVE_LEADS
 from coread.models.manifest import CodeTriple, TaskKind
 from coread.models.metadata import configurations_in, find_metadata, read_mapping
 from coread.models.tasks import (
@@ -127,6 +128,8 @@ def _head(bundle: Bundle, task: TaskKind | None) -> Sequence[str]:
 
 
 def _series(bundle: Bundle) -> Sequence[str]:
+    if _is_waveform(bundle):
+        return ["series:", *_indented(_ecg(bundle))]
     inputs = inputs_of(bundle.metadata)
     first: Format = next(iter(inputs.values()), {})
     channels = list(inputs) if len(inputs) > 1 else list(channels_of(first).values()) or [""]
@@ -140,6 +143,27 @@ def _series(bundle: Bundle) -> Sequence[str]:
         entry = [*_one_series(bundle, name, keyed=len(inputs) > 1), *_indented(told)]
         lines += _indented([f"- {entry[0]}", *_indented(entry[1:])])
     return lines
+
+
+def _ecg(bundle: Bundle) -> Sequence[str]:
+    """What is read of an ECG. Metadata have no place for a sampling rate."""
+    described = next(iter(inputs_of(bundle.metadata).values()))
+    known = {lead.casefold(): lead for lead in TWELVE_LEADS}
+    named = [known.get(name.casefold().removeprefix("lead").strip()) for name in channels_of(described).values()]
+    whole = bool(named) and None not in named and len(named) == described.get("num_channels", len(named))
+    order = f"in the order of the bundle's channels, of {', '.join(TWELVE_LEADS)}"
+    leads = [f"leads: {_flow(named)}"] if whole else [*_todo(order), f"leads: {TODO}"]
+    size = "x".join(map(str, described.get("spatial_shape") or ())) or "an unknown number of"
+    rate = """samples a second of the recordings that the model was trained with. It gets mV; if it was trained in
+        another unit, its preprocessing must make that of it"""
+    return [
+        "described_as: a 12-lead ECG",
+        "must:",
+        "  Modality: [ECG]",
+        "waveform:",
+        *_indented([*leads, *_todo(rate), f"sampling_rate_hz: {TODO}"]),
+        *_indented([*_todo(f"how long a recording it takes; its input has {size} samples"), f"duration_s: {TODO}"]),
+    ]
 
 
 def _nameless_channels(bundle: Bundle, described: Format) -> Sequence[str]:
@@ -171,7 +195,7 @@ def _one_series(bundle: Bundle, channel: str, *, keyed: bool) -> Sequence[str]:
 
 def _orientation(bundle: Bundle) -> Sequence[str]:
     """Axis directions, for a bundle that does not turn its input by itself."""
-    if _is_projection(bundle) or _turns_its_input(bundle):
+    if _is_projection(bundle) or _is_waveform(bundle) or _turns_its_input(bundle):
         return []
     question = """in which axis directions do the volumes lie that the model was trained with, such as RAS or LPS
         (nibabel.aff2axcodes tells it of a training image)? No Orientationd is in the preprocessing, so the network sees
@@ -337,6 +361,10 @@ def _limits(bundle: Bundle) -> Sequence[str]:
 def _is_projection(bundle: Bundle) -> bool:
     modalities = modalities_of(bundle.metadata)
     return len(inputs_of(bundle.metadata)) == 1 and bool(modalities) and PROJECTIONS.issuperset(modalities)
+
+
+def _is_waveform(bundle: Bundle) -> bool:
+    return tuple(modalities_of(bundle.metadata)) == ("ECG",)
 
 
 def _is_background(name: str) -> bool:

@@ -34,6 +34,10 @@ DICOM_MODALITIES: Mapping[str, Sequence[str]] = {
     "us": ("US",),
     "ultrasound": ("US",),
     "xa": ("XA",),
+    "ecg": ("ECG",),
+    "ekg": ("ECG",),
+    "electrocardiogram": ("ECG",),
+    "electrocardiography": ("ECG",),
 }
 """What metadata call a modality, in lower case → Modality (PS3.3 C.7.3.1.1.1)."""
 

@@ -16,7 +16,7 @@ from tests import zoo
 
 RATE_HZ = 100
 MODEL_LEADS = TWELVE_LEADS
-FINDING = ["SCT", "271921002", "Electrocardiogram finding (observable entity)"]
+FINDING = ["SCT", "102594003", "Abnormal ECG"]
 
 MANIFEST: dict[str, Any] = {
     "name": "test_ecg",
@@ -27,8 +27,8 @@ MANIFEST: dict[str, Any] = {
         "waveform": {"leads": list(MODEL_LEADS), "sampling_rate_hz": RATE_HZ, "duration_s": 10},
     },
     "classes": {
-        0: {"name": "Normal ECG", "finding": FINDING, "value": ["SCT", "164854000", "Normal"]},
-        1: {"name": "Abnormal ECG", "finding": FINDING, "value": ["SCT", "102594003", "Abnormal ECG"]},
+        0: {"name": "Normal ECG", "finding": FINDING, "value": ["SCT", "272519000", "Absent"]},
+        1: {"name": "Abnormal ECG", "finding": FINDING, "value": ["SCT", "52101004", "Present"]},
     },
     "limits": "For tests only.",
 }

@@ -9,7 +9,6 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from coread import codes
 from coread.findings import Findings
 from coread.leads import Lead
 from coread.waveform import Waveform
@@ -68,11 +67,8 @@ def ecg_picture(recorded: Waveform, *, title: str, answer: str, saliency: NDArra
 
 
 def answer_of(findings: Findings) -> str:
-    """What the model says, in one line."""
-    said = [
-        f"{each.name}: {each.value.meaning.lower()}" if each.value in (codes.PRESENT, codes.ABSENT) else each.name
-        for each in findings.classifications
-    ]
+    """What the model says, in one line and in the words of the report's codes."""
+    said = [f"{each.finding.meaning}: {each.value.meaning}" for each in findings.classifications]
     said = [
         text if each.probability is None else f"{text} ({_percent(each.probability)})"
         for text, each in zip(said, findings.classifications, strict=True)

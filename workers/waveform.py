@@ -61,7 +61,7 @@ RATE_TOLERANCE = 1e-3
 
 NOT_INHERITED = (tag_for_keyword("WaveformSequence"), tag_for_keyword("WaveformAnnotationSequence"))
 
-UNDECODABLE = (AttributeError, ValueError, KeyError, TypeError, IndexError, NotImplementedError)
+UNDECODABLE = (AttributeError, ValueError, KeyError, TypeError, IndexError, ArithmeticError, NotImplementedError)
 """What pydicom and numpy raise at a damaged waveform."""
 
 
@@ -264,8 +264,11 @@ def _millivolts(raw: NDArray[Any], channel: Dataset, lead: Lead, uid: str) -> ND
         )
     correction = _number(channel, "ChannelSensitivityCorrectionFactor", 1.0)
     baseline = _number(channel, "ChannelBaseline", 0.0)
-    values = raw.astype(np.float64) * sensitivity * correction + baseline
-    return np.asarray(values * MILLIVOLTS[unit], np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = (raw.astype(np.float64) * sensitivity * correction + baseline) * MILLIVOLTS[unit]
+    if not np.isfinite(values).all():
+        raise WaveformError(f"expected numbers in lead {lead}, found others in {uid}; check its sensitivity")
+    return np.asarray(values, np.float64)
 
 
 def _number(channel: Dataset, keyword: str, absent: float | None) -> Any:
@@ -324,8 +327,6 @@ def _check_signal(
     """Raises WaveformError if a lead that the model reads shows no heart."""
     for lead in wanted:
         samples = leads[lead]
-        if not np.isfinite(samples).all():
-            raise WaveformError(f"expected numbers in lead {lead}, found others in {uid}; check its sensitivity")
         flat_s = _longest_run(samples) / rate_hz
         if np.ptp(samples) == 0 or flat_s > LONGEST_FLAT_S:
             raise WaveformError(

@@ -5,6 +5,7 @@ The latest is read, because it shows how the heart is now; the report says that 
 never takes its place, even if the latest cannot be read: its answer would be taken for today's.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +19,9 @@ from coread.models.manifest import Manifest, SeriesRequirement, WaveformRequirem
 from coread.workers.series import candidates, preference
 from coread.workers.study import Series, Study
 from coread.workers.waveform import SourceWaveform, build_waveform, missing_leads
+
+TO_THE_SECOND = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")
+"""A DT value that leaves nothing of its time out (PS3.5 6.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,10 @@ class _Recording:
 
     @property
     def moment(self) -> datetime | None:
-        """When it was recorded; None if it does not say so."""
+        """When it was recorded, to the second; None if it does not say so."""
+        text = str(self.instance.get("AcquisitionDateTime") or "")
         try:
-            stated = DT(str(self.instance.get("AcquisitionDateTime") or ""))
+            stated = DT(text) if TO_THE_SECOND.fullmatch(text) else None
         except ValueError:
             return None
         return stated if isinstance(stated, datetime) else None

@@ -11,8 +11,8 @@ from coread.errors import ConfigurationError, OutOfMemory
 from coread.models.bundle.engine import BundleEngine, RawOutput
 from coread.models.bundle.grid import ModelGrid
 from coread.models.bundle.outputs import interpret, interpret_waveform
-from coread.models.bundle.signal import tensor_of
 from coread.models.bundle.trust import NO_TRUST, Trust
+from coread.models.bundle.waveform_tensor import tensor_of
 from coread.models.manifest import Manifest, TaskKind
 from coread.models.metadata import find_metadata
 from coread.models.prediction import Prediction

@@ -46,7 +46,7 @@ IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 """Procedure reported (CID 100): what the study was is in its own header, so the report says no more than it knows."""
 TWELVE_LEAD_ECG = Code("268400002", "SCT", "12-Lead ECG")
-"""Procedure reported where no image was made (CID 3670; CID 100 is only a baseline)."""
+"""Procedure reported where no image was made (CID 3670). CID 100 lists imaging procedures only, and is extensible."""
 SOURCE_OF_MEASUREMENT = Code("121112", "DCM", "Source of Measurement")
 SOURCE_IMAGE = Code("121233", "DCM", "Source image for segmentation")
 OF_INTEREST = Code("113000", "DCM", "Of Interest")

@@ -72,7 +72,7 @@ def test_the_answer_is_the_bundles_and_stands_in_a_report_that_names_the_ecg(
     reading = read(runner, pydicom.dcmread(tmp_path / "ecg.dcm"))
     expected = ecg.expected_probability(ecg.waveform())
     (answer,) = reading.findings.classifications
-    assert (answer.name, answer.value.value) == ("Abnormal ECG", "102594003")
+    assert (answer.name, answer.value.value) == ("Abnormal ECG", "52101004")
     assert answer.probability == pytest.approx(expected, abs=1e-3)
     path = written(reading.objects, tmp_path)
     report = pydicom.dcmread(path)
