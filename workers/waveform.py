@@ -56,6 +56,9 @@ longest stretch in 353 recordings of PTB-XL is 0.3 s."""
 SAME_TIME_S = 1e-4
 """Leads whose samples were taken nearer together than this are simultaneous."""
 
+SAME_LENGTH_S = 0.1
+"""A recording that lasts longer by no more than this is no longer one: devices end it at a beat or a block."""
+
 RATE_TOLERANCE = 1e-3
 """Relative deviation of a rate from the model's that is rounding."""
 
@@ -99,12 +102,12 @@ class _Rhythm:
 
 
 def missing_leads(instance: Dataset) -> str | None:
-    """Why an instance is no 12-lead ECG; None if it is one."""
+    """Why an instance is no 12-lead ECG; None if it is one, be it sound or not."""
     try:
-        _rhythm(instance)
-    except (WaveformError, *UNDECODABLE) as error:
-        return str(error) if isinstance(error, WaveformError) else f"it cannot be decoded ({type(error).__name__})"
-    return None
+        groups = _groups(instance)
+    except (WaveformError, *UNDECODABLE):
+        return None
+    return None if _with_all_leads(groups) else _no_twelve_leads(groups, str(instance.get("SOPInstanceUID")))
 
 
 def build_waveform(instance: Dataset, wanted: WaveformRequirement) -> SourceWaveform:
@@ -124,7 +127,7 @@ def build_waveform(instance: Dataset, wanted: WaveformRequirement) -> SourceWave
     computed = [lead for lead in LIMB_LEADS if lead not in leads]
     _check_limb_leads(leads, rhythm.uid)
     leads |= {lead: _from_limbs(lead, leads) for lead in computed}
-    _check_signal(leads, wanted.leads, rate_hz=rate_hz, uid=rhythm.uid)
+    _check_signal(leads, _leads_needed(wanted, computed), rate_hz=rate_hz, uid=rhythm.uid)
     everything = np.stack([leads[lead] for lead in TWELVE_LEADS])
     resampled = _resampled(everything, rate_hz, wanted, rhythm.uid)
     first, count = _window(resampled.shape[1], wanted, rhythm.uid)
@@ -156,19 +159,10 @@ def _rhythm(instance: Dataset) -> _Rhythm:
     longest. Raises WaveformError if there is none, or not one.
     """
     uid = str(instance.get("SOPInstanceUID"))
-    groups = [
-        _Rhythm(index=index, item=item, channels=_channels_of(item, uid), uid=uid)
-        for index, item in enumerate(instance.get("WaveformSequence") or [])
-        if item.get("WaveformOriginality") != "DERIVED"
-    ]
-    found = [group for group in groups if not _lacking(group.channels)]
+    groups = _groups(instance)
+    found = _with_all_leads(groups)
     if not found:
-        nearest = max((group.channels for group in groups), key=len, default={})
-        named = ", ".join(lead for lead in TWELVE_LEADS if lead in nearest) or "none of them"
-        raise WaveformError(
-            f"expected a 12-lead ECG (I, II and V1 to V6 at least, recorded together), found {named} in {uid}; "
-            "send the original 12-lead recording"
-        )
+        raise WaveformError(_no_twelve_leads(groups, uid))
     by_length = sorted(found, key=lambda group: float(_seconds(group.item)), reverse=True)
     if len(by_length) > 1 and _seconds(by_length[0].item) == _seconds(by_length[1].item):
         raise WaveformError(
@@ -176,6 +170,31 @@ def _rhythm(instance: Dataset) -> _Rhythm:
             "its own"
         )
     return by_length[0]
+
+
+def _groups(instance: Dataset) -> list[_Rhythm]:
+    """The multiplex groups that were recorded, not derived."""
+    uid = str(instance.get("SOPInstanceUID"))
+    return [
+        _Rhythm(index=index, item=item, channels=_channels_of(item, uid), uid=uid)
+        for index, item in enumerate(instance.get("WaveformSequence") or [])
+        if item.get("WaveformOriginality") != "DERIVED"
+    ]
+
+
+def _with_all_leads(groups: Sequence[_Rhythm]) -> list[_Rhythm]:
+    """Those from which all twelve leads follow."""
+    needed = set(TWELVE_LEADS) - set(LIMB_LEADS)
+    return [group for group in groups if needed <= set(group.channels)]
+
+
+def _no_twelve_leads(groups: Sequence[_Rhythm], uid: str) -> str:
+    nearest = max((group.channels for group in groups), key=len, default={})
+    named = ", ".join(lead for lead in TWELVE_LEADS if lead in nearest) or "none of them"
+    return (
+        f"expected a 12-lead ECG (I, II and V1 to V6 at least, recorded together), found {named} in {uid}; "
+        "send the original 12-lead recording"
+    )
 
 
 def _seconds(group: Dataset) -> Fraction:
@@ -195,10 +214,6 @@ def _channels_of(group: Dataset, uid: str) -> dict[Lead, int]:
             raise WaveformError(f"expected each lead once, found {lead} twice in {uid}; check the sender")
         channels[lead] = index
     return channels
-
-
-def _lacking(channels: Mapping[Lead, int]) -> list[Lead]:
-    return [lead for lead in TWELVE_LEADS if lead not in channels and lead not in LIMB_LEADS]
 
 
 def _leads(instance: Dataset, rhythm: _Rhythm, rate_hz: float) -> dict[Lead, NDArray[np.float64]]:
@@ -301,6 +316,12 @@ def _aligned(
     }
 
 
+def _leads_needed(wanted: WaveformRequirement, computed: Sequence[Lead]) -> list[Lead]:
+    """The model's leads, and those from which some of them are computed."""
+    limbs: tuple[Lead, ...] = ("I", "II") if set(computed) & set(wanted.leads) else ()
+    return list(dict.fromkeys((*wanted.leads, *limbs)))
+
+
 def _from_limbs(lead: Lead, leads: Mapping[Lead, NDArray[np.float64]]) -> NDArray[np.float64]:
     of_one, of_two = LIMB_LEADS[lead]
     return of_one * leads["I"] + of_two * leads["II"]
@@ -369,7 +390,7 @@ def _window(count: int, wanted: WaveformRequirement, uid: str) -> tuple[int, int
         raise WaveformError(
             f"expected a recording of {wanted.duration_s:g} s, found {found_s:g} s in {uid}; record a longer one"
         )
-    if count > needed and wanted.longer == "refuse":
+    if found_s - wanted.duration_s > SAME_LENGTH_S and wanted.longer == "refuse":
         raise WaveformError(
             f"expected a recording of {wanted.duration_s:g} s, found {found_s:g} s in {uid}; the model reads no part "
             "of a longer one"
@@ -396,9 +417,8 @@ def _adaptations(wanted: WaveformRequirement, computed: Sequence[Lead], rate_hz:
 def _channels_read(
     instance: Dataset, rhythm: _Rhythm, wanted: WaveformRequirement
 ) -> tuple[tuple[int, int], ...] | None:
-    read = {lead for lead in wanted.leads if lead in rhythm.channels}
-    if any(lead not in rhythm.channels for lead in wanted.leads):
-        read |= {"I", "II"}
+    computed = [lead for lead in LIMB_LEADS if lead not in rhythm.channels]
+    read = set(_leads_needed(wanted, computed)) - set(computed)
     if len(instance.WaveformSequence) == 1 and len(read) == int(rhythm.item.NumberOfWaveformChannels):
         return None
     return tuple((rhythm.index + 1, channel + 1) for channel in sorted(rhythm.channels[lead] for lead in read))

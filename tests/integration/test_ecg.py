@@ -1,5 +1,6 @@
 """An ECG, from the file to the report in the study: read by a bundle whose answer is known, and read back by others."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,12 +8,16 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+import yaml
 from pydicom.dataset import Dataset
 
 from coread.dicom_sr.encode import ResultObject
 from coread.dicom_sr.validation.run import validate_files
-from coread.errors import InputError, NoSuitableSeries, WaveformError
+from coread.errors import ConfigurationError, InputError, NoSuitableSeries, WaveformError
 from coread.leads import TWELVE_LEADS
+from coread.models.bundle.reader import BundleReader
+from coread.models.draft import draft_manifest
+from coread.models.manifest import load_manifest
 from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind
 from coread.waveform import Waveform
@@ -130,9 +135,8 @@ def test_a_study_without_an_ecg_gets_no_report(runner: BundleRunner) -> None:
 
 
 def test_what_was_not_read_is_said_in_the_report(tmp_path: Path) -> None:
-    longer = json.loads(json.dumps(ecg.MANIFEST))
+    longer = copy.deepcopy(ecg.MANIFEST)
     longer["series"]["waveform"]["longer"] = "centre"
-    longer["classes"] = ecg.MANIFEST["classes"]
     ecg.write_bundle(tmp_path / "bundle", manifest=longer)
     reading = read(BundleRunner(installed(tmp_path, "test_ecg"), device=CPU), ecg.ecg(ecg.waveform(duration_s=12.5)))
     report = pydicom.dcmread(written(reading.objects, tmp_path))
@@ -144,6 +148,33 @@ def test_a_model_of_an_ecg_can_be_rehearsed_and_verified(runner: BundleRunner, t
     ecg.write_bundle(tmp_path / "bundle")
     checks = verify_model("test_ecg", settings_with(tmp_path))
     assert [check for check in checks if check.verdict == "failed"] == []
+
+
+def test_a_bundle_of_another_number_of_channels_than_leads_is_refused(tmp_path: Path) -> None:
+    series = ecg.MANIFEST["series"]
+    fewer = {**series, "waveform": {**series["waveform"], "leads": ["I", "II"]}}
+    folder = ecg.write_bundle(tmp_path / "bundle", manifest={**ecg.MANIFEST, "series": fewer})
+    with pytest.raises(ConfigurationError, match=r"a lead in coread.yaml for each of the 12 channels .*, found 2"):
+        BundleReader(folder, load_manifest(folder), device=CPU)
+
+
+def test_a_bundle_that_opens_files_by_means_of_its_own_is_refused(tmp_path: Path) -> None:
+    folder = ecg.write_bundle(tmp_path / "bundle")
+    (path,) = (folder / "configs").glob("inference.json")
+    content = json.loads(path.read_text())
+    content["preprocessing"]["transforms"][0] = {"_target_": "Identityd", "keys": "image"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match="expected the bundle to load the waveform by LoadImaged"):
+        BundleReader(folder, load_manifest(folder), device=CPU)
+
+
+def test_a_draft_asks_for_what_metadata_cannot_say_of_an_ecg(tmp_path: Path) -> None:
+    text = draft_manifest(ecg.write_bundle(tmp_path / "bundle"))
+    series = yaml.safe_load(text)["series"]
+    assert series["must"] == {"Modality": ["ECG"]}
+    assert series["waveform"] == {"leads": list(TWELVE_LEADS), "sampling_rate_hz": "TODO", "duration_s": "TODO"}
+    assert "orientation" not in yaml.safe_load(text)
+    assert "its input has 1000 samples" in text
 
 
 def test_a_folder_gives_a_report_and_a_picture(runner: BundleRunner, tmp_path: Path) -> None:

@@ -367,6 +367,21 @@ def test_a_flat_lead_that_the_model_does_not_read_is_no_reason_to_refuse() -> No
     assert built(changed(flat), leads=["I", "V6"]).waveform.leads == ("I", "V6")
 
 
+def test_a_lead_that_would_be_computed_from_a_flat_one_is_refused() -> None:
+    recording = ecg.waveform()
+    samples = recording.samples.copy()
+    samples[0] = 0
+    without = Waveform(samples=samples, leads=TWELVE_LEADS, sampling_rate_hz=RATE_HZ).of(["I", "II", *TWELVE_LEADS[6:]])
+    with pytest.raises(WaveformError, match="expected a signal in lead I, found a flat line"):
+        built(ecg.ecg(without), leads=["aVF"])
+
+
+def test_a_recording_that_ends_a_little_late_is_read_from_its_beginning() -> None:
+    found = built(ecg.ecg(ecg.waveform(duration_s=10.05)))
+    assert np.abs(found.waveform.samples - ecg.waveform(duration_s=10.05).samples[:, :5000]).max() <= HALF_STEP_MV
+    assert "of a recording of 10.05 s" in found.remarks[0]
+
+
 def test_a_recording_of_three_leads_is_refused() -> None:
     with pytest.raises(WaveformError, match=r"expected a 12-lead ECG .* found I, II, III in"):
         built(ecg.ecg(ecg.waveform().of(["I", "II", "III"])))
@@ -450,6 +465,13 @@ def test_an_earlier_ecg_does_not_take_the_place_of_the_latest_that_cannot_be_rea
 def test_ecgs_of_which_it_is_not_known_which_is_the_latest_are_refused(times: tuple[str, str]) -> None:
     with pytest.raises(WaveformError, match="expected 2 ECGs with an AcquisitionDateTime"):
         chosen(ecg.study(*([at(time, f"ecg{number}")] for number, time in enumerate(times))))
+
+
+def test_an_earlier_ecg_does_not_take_the_place_of_the_latest_that_cannot_be_decoded() -> None:
+    latest = at("120000", "latest")
+    group_of(latest).SamplingFrequency = "0"
+    with pytest.raises(NotDicom, match="expected a waveform that can be decoded"):
+        chosen(ecg.study([at("080000", "earlier")], [latest]))
 
 
 def test_what_the_manifest_prefers_goes_before_what_is_later() -> None:
