@@ -27,8 +27,8 @@ MANIFEST: dict[str, Any] = {
         "waveform": {"leads": list(MODEL_LEADS), "sampling_rate_hz": RATE_HZ, "duration_s": 10},
     },
     "classes": {
-        0: {"name": "Normal ECG", "finding": FINDING, "value": ["SCT", "272519000", "Absent"]},
-        1: {"name": "Abnormal ECG", "finding": FINDING, "value": ["SCT", "52101004", "Present"]},
+        0: {"name": "Normal ECG", "finding": list(FINDING), "value": ["SCT", "272519000", "Absent"]},
+        1: {"name": "Abnormal ECG", "finding": list(FINDING), "value": ["SCT", "52101004", "Present"]},
     },
     "limits": "For tests only.",
 }
