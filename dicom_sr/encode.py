@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ SEGMENTATIONS = (
 
 LABEL_MAPS = frozenset({ObjectKind.SEG_LABELMAP, ObjectKind.SEG_LABELMAP_RLE})
 
-DESCRIPTIONS = {
+DESCRIPTIONS: Mapping[ObjectKind, str] = {
     ObjectKind.SEG: "segmentation",
     ObjectKind.SEG_FRACTIONAL: "probabilities",
     ObjectKind.SEG_LABELMAP: "label map",
@@ -60,6 +60,9 @@ DESCRIPTIONS = {
     ObjectKind.RTSTRUCT: "structures",
 }
 """How the series are called, between the model's title and "(RESEARCH)"."""
+
+OF_A_CYCLE = {**DESCRIPTIONS, ObjectKind.SR_CLASSIFICATION: "ejection fraction"}
+"""The same of what is said of several phases."""
 
 TOO_LONG = re.compile(r".*data element \((\w{4}),(\w{4})\) exceeds the size of 64 kByte", re.DOTALL)
 """pydicom's warning at a value that Explicit VR cannot hold: it writes it as UN, which readers do not understand."""
@@ -93,7 +96,12 @@ class ResultObject:
 
 
 def encode_findings(
-    findings: Findings, *, source: Source, identity: ResultIdentity, kinds: AbstractSet[ObjectKind] = DEFAULT
+    findings: Findings,
+    *,
+    source: Source,
+    identity: ResultIdentity,
+    kinds: AbstractSet[ObjectKind] = DEFAULT,
+    descriptions: Mapping[ObjectKind, str] = DESCRIPTIONS,
 ) -> tuple[ResultObject, ...]:
     """The objects of these kinds, as far as there is something to say in them: without a structure that is present
     there is no segmentation. A report of measurements refers to a segmentation, so it brings one along.
@@ -103,7 +111,7 @@ def encode_findings(
     """
     results = []
     for kind, dataset in _objects(findings, source, identity, kinds):
-        complete_header(dataset, source.header, identity, description=DESCRIPTIONS[kind])
+        complete_header(dataset, source.header, identity, description=descriptions[kind])
         results.append(ResultObject(kind=kind, dataset=dataset))
     return tuple(results)
 
@@ -140,7 +148,8 @@ def _objects(
         yield ObjectKind.SR_KEY_FINDINGS, _key_findings(findings, source, identity)
     if findings.absent and ObjectKind.SR_ABSENT in kinds:
         yield ObjectKind.SR_ABSENT, encode_absence(findings, source, identity)
-    if (findings.classifications or findings.quantities) and ObjectKind.SR_CLASSIFICATION in kinds:
+    has_statements = findings.classifications or findings.quantities or findings.not_evaluated
+    if has_statements and ObjectKind.SR_CLASSIFICATION in kinds:
         yield ObjectKind.SR_CLASSIFICATION, encode_classification(findings, source, identity)
     if ObjectKind.MAP in kinds:
         for number, scalar_map in enumerate(findings.maps, start=1):

@@ -183,17 +183,19 @@ def write_functional_groups(dataset: Dataset, frames: Frames, planes: Sequence[P
 
 
 def write_referenced_series(dataset: Dataset, source: Source) -> None:
-    """List the source series with all its instances (PS3.3 C.12.1.2)."""
-    instances = explicit.sequence(
-        "ReferencedInstanceSequence",
-        [
-            explicit.text("ReferencedSOPClassUID", b"UI", image.SOPClassUID)
-            + explicit.text("ReferencedSOPInstanceUID", b"UI", image.SOPInstanceUID)
-            for image in source.instances
-        ],
-    )
-    series = instances + explicit.text("SeriesInstanceUID", b"UI", source.header.SeriesInstanceUID)
-    dataset[REFERENCED_SERIES] = explicit.as_element(REFERENCED_SERIES, [series])
+    """List the source's series with all its instances (PS3.3 C.12.1.2)."""
+    listed = []
+    for series_instance_uid, images in source.by_series.items():
+        instances = explicit.sequence(
+            "ReferencedInstanceSequence",
+            [
+                explicit.text("ReferencedSOPClassUID", b"UI", image.SOPClassUID)
+                + explicit.text("ReferencedSOPInstanceUID", b"UI", image.SOPInstanceUID)
+                for image in images
+            ],
+        )
+        listed.append(instances + explicit.text("SeriesInstanceUID", b"UI", series_instance_uid))
+    dataset[REFERENCED_SERIES] = explicit.as_element(REFERENCED_SERIES, listed)
 
 
 def _groups_of_plane(plane: Plane, derivation: bytes) -> tuple[bytes, bytes]:

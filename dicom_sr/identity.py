@@ -1,7 +1,7 @@
 """Who and what made a result, and the UIDs that follow from it."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydicom.uid import UID
@@ -16,6 +16,10 @@ _NAMESPACE = uuid.UUID("6e1c4b2e-6a53-5f0e-9c1b-64f1a3d0c7aa")
 MOST_MAPS = 255
 """One for each label that there can be."""
 
+FILLED, EMPTIED = "filled", "emptied"
+PHASES = (FILLED, EMPTIED)
+"""The parts of a result that speaks of two phases, whatever a model calls them."""
+
 
 def derived_uid(*parts: str) -> UID:
     """A UID that follows from the parts: 2.25 and a name-based UUID (PS3.5 B.2, RFC 9562 version 5)."""
@@ -25,7 +29,8 @@ def derived_uid(*parts: str) -> UID:
 def possible_instances(job_id: str) -> frozenset[str]:
     """The SOP Instance UIDs of all objects that a job can ever give."""
     parts = [*ObjectKind, *(f"{ObjectKind.MAP} {number}" for number in range(1, MOST_MAPS + 1))]
-    return frozenset(str(derived_uid(job_id, "instance", part)) for part in parts)
+    of_phases = (("instance", part, phase) for part in parts for phase in PHASES)
+    return frozenset(str(derived_uid(job_id, *of)) for of in (*(("instance", part) for part in parts), *of_phases))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +45,16 @@ class ResultIdentity:
     limits: str
     created_at: datetime
     manufacturer: str = MANUFACTURER
+    phase: str = ""
+    """Which of PHASES it speaks of; empty if of none, or of both."""
+
+    def of_phase(self, phase: str, *, name: str) -> "ResultIdentity":
+        """The same for what is said of one of PHASES, which people call ``name``: other UIDs, another title."""
+        return replace(self, phase=phase, title=f"{self.title} {name}")
 
     def uid(self, *parts: str) -> UID:
         """The UID of a part of this job's result."""
-        return derived_uid(self.job_id, *parts)
+        return derived_uid(self.job_id, *parts, *filter(None, [self.phase]))
 
     @property
     def device_uid(self) -> UID:

@@ -17,7 +17,15 @@ from coread import codes
 from coread.dicom_sr.header import BYTES_OF_FL, make_room
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.outlines import Points, Region, corners, regions_of
-from coread.dicom_sr.report import algorithm_of_group, certainty, document, measurement_item, sites, tracking
+from coread.dicom_sr.report import (
+    add_cycle_point,
+    algorithm_of_group,
+    certainty,
+    document,
+    measurement_item,
+    sites,
+    tracking,
+)
 from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Source
 from coread.findings import Findings, Mark, Measurement, Structure
@@ -37,7 +45,7 @@ def encode_key_findings(findings: Findings, source: Source, identity: ResultIden
     for structure in findings.present:
         index = findings.key_plane(structure)
         region = regions_of(findings.in_slice(structure, index))[0]
-        groups.append(_group(structure, region, index, source, findings.mask, identity))
+        groups.append(_group(structure, region, index, source, findings, identity))
         keys.add(index)
     groups += [_marked(mark, source, findings, identity) for mark in findings.marks]
     report = document(
@@ -129,8 +137,9 @@ def _sites(structure: Structure) -> list[hd.sr.FindingSite] | None:
 
 
 def _group(
-    structure: Structure, region: Region, index: int, source: Source, grid: Volume, identity: ResultIdentity
+    structure: Structure, region: Region, index: int, source: Source, findings: Findings, identity: ResultIdentity
 ) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    grid = findings.mask
     _, row_mm, column_mm = grid.spacing
     outline = corners(region.outer)
     outermost = outline[ConvexHull(outline).vertices]  # two of these are farthest apart
@@ -143,7 +152,7 @@ def _group(
             derivation=codes.MAXIMUM,
         ),
     )
-    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+    group = hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking(structure, identity),
         referenced_region=_region(outline, index, source, grid),
         finding_type=structure.type,
@@ -151,3 +160,5 @@ def _group(
         algorithm_id=algorithm_of_group(identity),
         measurements=[measurement_item(measurement) for measurement in measurements],
     )
+    add_cycle_point(group, findings)
+    return group

@@ -56,7 +56,7 @@ def encode_measurement_report(
                 sop_class_uid=segmentation.SOPClassUID,
                 sop_instance_uid=segmentation.SOPInstanceUID,
                 segment_number=number,
-                source_series=hd.sr.SourceSeriesForSegmentation(source.header.SeriesInstanceUID),
+                **_segmented(source),
             ),
             finding_type=structure.type,
             finding_sites=sites(structure),
@@ -69,6 +69,7 @@ def encode_measurement_report(
                 f"Slices are tilted by {findings.mask.tilt_degrees:.1f} degrees (gantry tilt); volumes allow for it. "
                 "Check that the viewer places the segments correctly.",
             )
+        add_cycle_point(group, findings)
         groups.append(group)
     keys = sorted({findings.key_plane(structure) for structure in findings.present})
     return document(
@@ -79,6 +80,17 @@ def encode_measurement_report(
         kind=ObjectKind.SR,
         evidence=[segmentation],
     )
+
+
+def _segmented(source: Source) -> dict[str, Any]:
+    """What a segment was made from (TID 1411): the series, or the images if they are of several series."""
+    if len(source.by_series) == 1:
+        return {"source_series": hd.sr.SourceSeriesForSegmentation(source.header.SeriesInstanceUID)}
+    return {
+        "source_images": [
+            hd.sr.SourceImageForSegmentation(image.SOPClassUID, image.SOPInstanceUID) for image in source.instances
+        ]
+    }
 
 
 def document(
@@ -257,6 +269,19 @@ def add_comment(group: Any, text: str) -> None:
         name=codes.COMMENT, value=text, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS
     )
     group[0].ContentSequence.append(item)
+
+
+def add_cycle_point(group: Any, findings: Findings) -> None:
+    """At which point of the heart's cycle it was looked at, if that was told apart: a coded evaluation (TID 1419 and
+    1501), as echocardiography names it (TID 5203).
+    """
+    if findings.cycle_point is not None:
+        item = hd.sr.CodeContentItem(
+            name=codes.CARDIAC_CYCLE_POINT,
+            value=findings.cycle_point,
+            relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
+        )
+        group[0].ContentSequence.append(item)
 
 
 def _write_meanings_exactly(report: Dataset) -> None:

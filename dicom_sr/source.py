@@ -29,6 +29,10 @@ _FUNCTIONAL_GROUP = {
     "RescaleIntercept": "PixelValueTransformationSequence",
     "WindowCenter": "FrameVOILUTSequence",
     "WindowWidth": "FrameVOILUTSequence",
+    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
+    "NominalPercentageOfCardiacPhase": "CardiacSynchronizationSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "EffectiveEchoTime": "MREchoSequence",
 }
 """Where a multi-frame image keeps what a single-frame image has at the top (PS3.3 C.7.6.16.2)."""
 
@@ -156,6 +160,12 @@ class Source:
     """Of a waveform, the multiplex group and channel of each channel that was read, numbered from 1; None: all."""
     remarks: Sequence[str] = ()
     """What a reader of the report must know of what was read and what was not."""
+    representatives: Sequence[Plane] = ()
+    """Those that stand for all of them where a statement is about all; by default the one in the middle."""
+
+    @cached_property
+    def standing_for_all(self) -> Sequence[Plane]:
+        return self.representatives or [self.planes[len(self.planes) // 2]]
 
     @cached_property
     def header(self) -> Dataset:
@@ -191,6 +201,7 @@ class Source:
         """A header that stands for a plane: the mended one of the first, with what is the plane's own."""
         own = Dataset()
         own.SOPInstanceUID = plane.image.SOPInstanceUID
+        own.SeriesInstanceUID = plane.image.SeriesInstanceUID
         if plane.frame is not None:
             own.NumberOfFrames = frame_count(plane.image)
             for keyword in _GROUPS:
@@ -224,3 +235,11 @@ class Source:
         first = next(iter(found))
         found[first] = Dataset({**self.header, **found[first]})
         return list(found.values())
+
+    @cached_property
+    def by_series(self) -> Mapping[str, list[Dataset]]:
+        """SeriesInstanceUID → the instances of that series: slices of one stack may each be in a series of its own."""
+        found: dict[str, list[Dataset]] = {}
+        for image in self.instances:
+            found.setdefault(str(image.SeriesInstanceUID), []).append(image)
+        return found

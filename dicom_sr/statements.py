@@ -12,6 +12,7 @@ from coread import codes
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.report import (
     add_comment,
+    add_cycle_point,
     algorithm_of_group,
     certainty,
     document,
@@ -26,16 +27,19 @@ from coread.dicom_sr.report import (
     tracking,
 )
 from coread.dicom_sr.segmentation import tracking_uid
-from coread.dicom_sr.source import Plane, Source
+from coread.dicom_sr.source import Source
 from coread.dicom_sr.waveform_reference import refer_to_waveform
 from coread.findings import Classification, Findings, NotEvaluated, Quantity, Structure
 from coread.objects import ObjectKind
 
 
 def encode_classification(findings: Findings, source: Source, identity: ResultIdentity) -> hd.sr.Comprehensive3DSR:
-    """A group for each class, its probability as Certainty of Finding, and for each number of the study as a whole."""
+    """A group for each class, its probability as Certainty of Finding, and for each number of the study as a whole, or
+    with the answer Not Evaluated and the reason.
+    """
     groups = [_classification(each, source, identity) for each in findings.classifications]
     groups += [_quantity(each, source, identity) for each in findings.quantities]
+    groups += [group for each in findings.not_evaluated for group in _not_evaluated(each, _images(source), identity)]
     return _document(groups, source, identity, ObjectKind.SR_CLASSIFICATION)
 
 
@@ -45,7 +49,9 @@ def encode_absence(findings: Findings, source: Source, identity: ResultIdentity)
     for structure in findings.absent:
         highest = max_probability(findings, structure)
         how_certain = [] if highest is None else [certainty(1.0 - highest)]
-        groups.append(_structure(structure, codes.ABSENT, _images(source), identity, how_certain))
+        group = _structure(structure, codes.ABSENT, _images(source), identity, how_certain)
+        add_cycle_point(group, findings)
+        groups.append(group)
     return _document(groups, source, identity, ObjectKind.SR_ABSENT)
 
 
@@ -59,13 +65,8 @@ def encode_not_evaluated(
     """
     image = _referable(header)
     images = [] if image is None or is_ecg(image) else [_source_image(image, frames=None)]
-    groups = []
-    for structure in not_evaluated.structures:
-        group = _structure(structure, codes.NOT_EVALUATED, images, identity, [])
-        add_comment(group, not_evaluated.reason)
-        groups.append(group)
     report = report_of(
-        groups,
+        _not_evaluated(not_evaluated, images, identity),
         library=[] if image is None or is_ecg(image) else [image],
         evidence=[_nameless(header, identity) if image is None else image],
         identity=identity,
@@ -105,21 +106,28 @@ def _document(
     for group in groups:
         for remark in source.remarks:
             add_comment(group, remark)
-    plane = _middle(source)
-    report = document(groups, source=source, key_planes=[plane], identity=identity, kind=kind)
-    if is_ecg(plane.image):
-        refer_to_waveform(report, plane.image, channels=source.channels)
+    standing = source.standing_for_all
+    report = document(groups, source=source, key_planes=standing, identity=identity, kind=kind)
+    if is_ecg(standing[0].image):
+        refer_to_waveform(report, standing[0].image, channels=source.channels)
     return report
 
 
-def _middle(source: Source) -> Plane:
-    """The image that stands for the series: a statement about all of it needs no list of all."""
-    return source.planes[len(source.planes) // 2]
-
-
 def _images(source: Source) -> list[hd.sr.SourceImageForMeasurementGroup]:
-    plane = _middle(source)
-    return [] if is_ecg(plane.image) else [_source_image(plane.image, frames=plane.frames)]
+    """A statement about all images needs no list of all."""
+    standing = source.standing_for_all
+    return [_source_image(plane.image, frames=plane.frames) for plane in standing if not is_ecg(plane.image)]
+
+
+def _not_evaluated(
+    not_evaluated: NotEvaluated, images: list[hd.sr.SourceImageForMeasurementGroup], identity: ResultIdentity
+) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
+    groups = []
+    for structure in not_evaluated.structures:
+        group = _structure(structure, codes.NOT_EVALUATED, images, identity, [])
+        add_comment(group, not_evaluated.reason)
+        groups.append(group)
+    return groups
 
 
 def _source_image(image: Dataset, *, frames: list[int] | None) -> hd.sr.SourceImageForMeasurementGroup:
@@ -169,12 +177,16 @@ def _quantity(
     quantity: Quantity, source: Source, identity: ResultIdentity
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     anatomy = quantity.anatomy
-    return hd.sr.MeasurementsAndQualitativeEvaluations(
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(
             uid=tracking_uid(quantity.name, identity), identifier=quantity.name
         ),
+        finding_type=quantity.finding,
         finding_sites=[hd.sr.FindingSite(anatomic_location=anatomy)] if anatomy else None,
         algorithm_id=algorithm_of_group(identity),
         source_images=_images(source),
         measurements=[measurement_item(quantity.measurement)],
     )
+    if quantity.comment:
+        add_comment(group, quantity.comment)
+    return group

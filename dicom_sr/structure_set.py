@@ -57,13 +57,16 @@ def rings_in(structure_set: Dataset) -> dict[int, list[NDArray[np.float64]]]:
 
 
 def _frame_of_reference(source: Source) -> Dataset:
-    series = Dataset()
-    series.SeriesInstanceUID = source.header.SeriesInstanceUID
-    series.ContourImageSequence = DicomSequence([reference_to(image) for image in source.instances])
+    listed = []
+    for series_instance_uid, images in source.by_series.items():
+        series = Dataset()
+        series.SeriesInstanceUID = series_instance_uid
+        series.ContourImageSequence = DicomSequence([reference_to(image) for image in images])
+        listed.append(series)
     study = Dataset()
     study.ReferencedSOPClassUID = DETACHED_STUDY_MANAGEMENT
     study.ReferencedSOPInstanceUID = source.header.StudyInstanceUID
-    study.RTReferencedSeriesSequence = DicomSequence([series])
+    study.RTReferencedSeriesSequence = DicomSequence(listed)
     frame = Dataset()
     frame.FrameOfReferenceUID = source.header.FrameOfReferenceUID
     frame.RTReferencedStudySequence = DicomSequence([study])

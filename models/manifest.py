@@ -16,6 +16,8 @@ from coread.models.yaml_file import read_yaml
 from coread.objects import ObjectKind, Profile
 
 MANIFEST_NAME = "coread.yaml"
+LONGEST_TITLE = 46
+"""Characters: it heads the series descriptions, which have 64."""
 
 
 class Strict(BaseModel):
@@ -67,9 +69,44 @@ class WaveformRequirement(Strict):
 
 OF_IMAGES = (
     *("key", "plane", "contrast", "projection", "slices", "slice_spacing_mm", "slice_thickness_mm"),
-    *("pixel_spacing_mm", "field_of_view_mm", "values"),
+    *("pixel_spacing_mm", "extent_mm", "field_of_view_mm", "values", "phases"),
 )
 """Keys of a series that say something of images only."""
+
+
+class PhaseMeaning(Strict):
+    """One of the two phases that are compared: the one in which the structure holds most, or least."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")]
+    """In series descriptions and names of files: "end-diastole"."""
+    words: tuple[Annotated[str, Field(pattern=r"^[^\W_]*[*?]?[^\W_]+[*?]?$")], ...] = ()
+    """Patterns of a word (``*`` and ``?``, case ignored). A series whose SeriesDescription has such a word is of this
+    phase."""
+    point: CodeTriple | None = None
+    """Of the heart's cycle (CID 12233)."""
+    volume: CodeTriple
+    """What the structure's volume in this phase is called (CID 3835)."""
+
+
+class Phases(Strict):
+    """Several phases of a structure that fills and empties: what is told from the largest and the smallest."""
+
+    label: Annotated[int, Field(ge=0, le=255)]
+    """The structure, by its key in ``labels``."""
+    filled: PhaseMeaning
+    emptied: PhaseMeaning
+    stroke_volume: CodeTriple
+    """What the difference of the two volumes is called, in ml."""
+    fraction: CodeTriple
+    """What the difference is called in per cent of the larger volume."""
+    plausible: Range = Range(5, 90)
+    """Per cent. A fraction outside of it is not reported, and the reason is."""
+
+    @model_validator(mode="after")
+    def _differ(self) -> "Phases":
+        if self.filled.name == self.emptied.name or set(self.filled.words) & set(self.emptied.words):
+            raise ValueError("expected names and words of its own for each of the two phases")
+        return self
 
 
 class SeriesRequirement(Strict):
@@ -102,6 +139,8 @@ class SeriesRequirement(Strict):
     """SliceThickness."""
     pixel_spacing_mm: Range | None = None
     """Both in-plane spacings."""
+    extent_mm: Range | None = None
+    """Length of each edge of the volume: a crop is small, and a whole head is no crop."""
     field_of_view_mm: Annotated[float, Field(gt=0)] | None = None
     """Side of the square around the image's centre that the model looks at, if it does not look at all of it. A
     structure that reaches its edge may go on beyond, so such a study is refused."""
@@ -110,6 +149,8 @@ class SeriesRequirement(Strict):
     to white (PS3.4 N.2)."""
     waveform: WaveformRequirement | None = None
     """What is taken of an ECG, for a model that reads no images."""
+    phases: Phases | None = None
+    """What is told from several phases, where the series has them. Without it, only one phase is read."""
 
     @model_validator(mode="after")
     def _waveforms_have_no_place(self) -> "SeriesRequirement":
@@ -230,7 +271,7 @@ class Manifest(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
     """The model's name in routes and on the command line."""
-    title: Annotated[str, Field(max_length=46)]
+    title: Annotated[str, Field(max_length=LONGEST_TITLE)]
     """The model's name for people; it heads the series descriptions, which have 64 characters."""
     series: Annotated[tuple[SeriesRequirement, ...], Field(min_length=1)]
     """What is read: one series, or a list with one for each channel in the order of the channels."""
@@ -268,6 +309,11 @@ class Manifest(Strict):
     limits: str
     """One sentence for the report: what the model is not for."""
 
+    @property
+    def phases(self) -> Phases | None:
+        """What is told from several phases; None: only one is read."""
+        return next((series.phases for series in self.series if series.phases), None)
+
     def value_of(self, key: int) -> int:
         """The value in label volumes of what ``labels`` has under a key: 0 is the background's, so where channel 0 is a
         structure all are one higher.
@@ -297,6 +343,22 @@ class Manifest(Strict):
     def _waveforms_get_answers(self) -> "Manifest":
         if any(each.waveform for each in self.series) and (len(self.series) > 1 or self.labels or self.orientation):
             raise ValueError("a model that reads a `waveform` has one series, and `classes` or `numbers`")
+        return self
+
+    @model_validator(mode="after")
+    def _phases_are_of_a_structure(self) -> "Manifest":
+        phases = self.phases
+        if phases is None:
+            return self
+        if len(self.series) > 1 or self.series[0].projection:
+            raise ValueError("`phases` can be told only of one series, a stack of slices")
+        if phases.label not in self.labels:
+            raise ValueError(f"`phases` speak of label {phases.label}, which `labels` does not have")
+        names = [phases.filled.name, phases.emptied.name]
+        if self.task not in (None, TaskKind.SEGMENTATION) or len(self.title) + max(map(len, names)) >= LONGEST_TITLE:
+            raise ValueError(
+                f"`phases` need a segmentation, and a title of up to {LONGEST_TITLE} characters with a phase's name"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from coread.dicom_sr.encode import ResultObject
 from coread.errors import CoreadError, InputError
 from coread.job import fingerprint_of, job_id_of
 from coread.logs import logger
 from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile
+from coread.workers.cine_picture import montage_of_phases, volume_curve
 from coread.workers.ecg_picture import answer_of, ecg_picture
 from coread.workers.jobs import utc_now
 from coread.workers.picture import marked, montage
-from coread.workers.pipeline import Reading, explain_refusal, read_study
+from coread.workers.pipeline import Part, Reading, explain_refusal, read_study
 from coread.workers.study import Study
 from coread.workers.waveform import SourceWaveform
 
@@ -108,12 +111,18 @@ def _job(study: Study, runner: BundleRunner) -> tuple[str, datetime]:
 
 def write_reading(reading: Reading, folder: Path) -> list[Path]:
     """Write the DICOM objects, ``summary.json``, and ``montage.png``, ``marks.png`` or ``ecg.png`` where there is
-    something to show; returns the paths.
+    something to show, of a cine ``volume_curve.png``, too; returns the paths.
     """
-    contents = {name: result.file() for name, result in zip(_names(reading.objects), reading.objects, strict=True)}
+    contents = {name: result.file() for name, result in zip(_names(reading), reading.objects, strict=True)}
     contents["summary.json"] = json.dumps(reading.summary, indent=2).encode()
     title = f"{reading.summary['model']} {reading.summary['model_version']} (RESEARCH)"
     source = reading.source
+    if reading.cycle:
+        contents["volume_curve.png"] = volume_curve(reading.cycle, reading.numbers, title=title)
+        segmented = [(part.phase, part.source, each) for part in reading.parts for each in _segmentations(part)]
+        if segmented:
+            contents["montage.png"] = montage_of_phases(segmented, title=title)
+        return _write(contents, folder)
     for result in reading.objects:
         if isinstance(source, SourceWaveform):
             heading = (
@@ -127,15 +136,24 @@ def write_reading(reading: Reading, folder: Path) -> list[Path]:
     return _write(contents, folder)
 
 
-def _names(objects: Sequence[ResultObject]) -> list[str]:
-    """File names: the kind, and a number where there are several of it."""
-    counts = Counter(result.kind for result in objects)
-    seen: Counter[ObjectKind] = Counter()
+def _segmentations(part: Part) -> list[Dataset]:
+    return [result.dataset for result in part.objects if result.kind is ObjectKind.SEG]
+
+
+def _names(reading: Reading) -> list[str]:
+    """File names: the kind, of a cine the phase that an object is of, and a number where there are several."""
+    phases = {str(each.dataset.SOPInstanceUID): part.phase for part in reading.parts for each in part.objects}
+    stems = [
+        "-".join(filter(None, (result.kind, phases.get(str(result.dataset.SOPInstanceUID)))))
+        for result in reading.objects
+    ]
+    counts = Counter(stems)
+    seen: Counter[str] = Counter()
     names = []
-    for result in objects:
-        seen[result.kind] += 1
-        number = f"-{seen[result.kind]}" if counts[result.kind] > 1 else ""
-        names.append(f"{result.kind}{number}.dcm")
+    for stem in stems:
+        seen[stem] += 1
+        number = f"-{seen[stem]}" if counts[stem] > 1 else ""
+        names.append(f"{stem}{number}.dcm")
     return names
 
 

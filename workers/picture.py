@@ -49,13 +49,13 @@ def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> 
     """
     source = build_volume(images)
     array = source.volume.array
-    masks = _masks(segmentation, source.volume)
+    masks = masks_of(segmentation, source.volume)
     segments = {int(segment.SegmentNumber): segment for segment in segmentation.SegmentSequence}
-    colours = {number: _colour(segment) for number, segment in segments.items()}
-    window = _window(masks)
+    colours = {number: colour_of(segment) for number, segment in segments.items()}
+    window = window_around([masks])
     low, high = np.percentile(array, (1, 99))
     rows = math.ceil(len(array) / COLUMNS)
-    figure, height = _figure(rows, columns=COLUMNS, title=title)
+    figure, height = empty_figure(rows, columns=COLUMNS, title=title)
     for index in range(len(array)):
         axes = figure.add_subplot(rows, COLUMNS, index + 1)
         axes.axis("off")
@@ -66,7 +66,7 @@ def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> 
     for position, (number, colour) in enumerate(colours.items()):
         label = segments[number].SegmentLabel
         figure.text(0.01 + 0.3 * position, 1 - 0.36 / height, label, **{**FRAME, "color": colour})
-    return _png(figure, height)
+    return png_of(figure, height)
 
 
 def marked(source: SourceVolume, report: Dataset, *, title: str) -> bytes:
@@ -81,7 +81,7 @@ def marked(source: SourceVolume, report: Dataset, *, title: str) -> bytes:
     array = source.volume.array
     low, high = np.percentile(array, (1, 99))
     rows, columns = math.ceil(len(by_slice) / COLUMNS), min(COLUMNS, len(by_slice))
-    figure, height = _figure(rows, columns=max(columns, FEWEST_COLUMNS), title=title)
+    figure, height = empty_figure(rows, columns=max(columns, FEWEST_COLUMNS), title=title)
     for place, (index, rings) in enumerate(sorted(by_slice.items()), start=1):
         axes = figure.add_subplot(rows, max(columns, FEWEST_COLUMNS), place)
         axes.axis("off")
@@ -89,10 +89,10 @@ def marked(source: SourceVolume, report: Dataset, *, title: str) -> bytes:
         axes.text(0.02, 0.97, str(index + 1), transform=axes.transAxes, **FRAME)
         for ring in rings:
             axes.plot(*(ring - 0.5).T, color=MARK_COLOUR, linewidth=1.1, marker="+" if len(ring) == 1 else None)
-    return _png(figure, height)
+    return png_of(figure, height)
 
 
-def _figure(rows: int, *, columns: int, title: str) -> tuple[Figure, float]:
+def empty_figure(rows: int, *, columns: int, title: str) -> tuple[Figure, float]:
     """An empty figure for slices in a grid, with a title; and its height in inches."""
     height = rows * INCHES_PER_SLICE + HEAD_INCHES
     figure = Figure(figsize=(columns * INCHES_PER_SLICE, height), facecolor="black")
@@ -100,14 +100,14 @@ def _figure(rows: int, *, columns: int, title: str) -> tuple[Figure, float]:
     return figure, height
 
 
-def _png(figure: Figure, height: float) -> bytes:
+def png_of(figure: Figure, height: float) -> bytes:
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - HEAD_INCHES / height, wspace=0.02, hspace=0.02)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="black")
     return buffer.getvalue()
 
 
-def _masks(segmentation: Dataset, volume: Volume) -> Masks:
+def masks_of(segmentation: Dataset, volume: Volume) -> Masks:
     """Each frame in the slice where it says it lies."""
     masks: Masks = {}
     from_patient = np.linalg.inv(volume.affine)
@@ -117,9 +117,9 @@ def _masks(segmentation: Dataset, volume: Volume) -> Masks:
     return masks
 
 
-def _window(masks: Masks) -> tuple[slice, slice]:
-    """Rows and columns to show."""
-    anything = np.logical_or.reduce([mask for each in masks.values() for mask in each.values()])
+def window_around(stacks: Sequence[Masks]) -> tuple[slice, slice]:
+    """Rows and columns to show of stacks of one size."""
+    anything = np.logical_or.reduce([mask for masks in stacks for each in masks.values() for mask in each.values()])
     return _span(np.flatnonzero(anything.any(axis=1))), _span(np.flatnonzero(anything.any(axis=0)))
 
 
@@ -127,7 +127,7 @@ def _span(found: NDArray[np.intp]) -> slice:
     return slice(max(0, int(found[0]) - MARGIN_PIXELS), int(found[-1]) + MARGIN_PIXELS + 1)
 
 
-def _colour(segment: Dataset) -> tuple[float, ...]:
+def colour_of(segment: Dataset) -> tuple[float, ...]:
     """The segment's recommended display colour as sRGB from 0 to 1."""
     lab = segment.RecommendedDisplayCIELabValue
     return tuple(value / 255 for value in CIELabColor.from_dicom_value(lab).to_rgb())

@@ -1,25 +1,28 @@
 """How a study is read: select the series, build the volume, infer, measure, encode. Storing is left to the caller.
 
-The same for a job of the plugin and for a folder on the command line.
+The same for a job of the plugin and for a folder on the command line. A cine gives two parts: the phases between which
+what is measured empties, each read as a stack of its own.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from coread.dicom_sr.encode import ResultObject, encode_findings, encode_refusal
+from coread.dicom_sr.encode import OF_A_CYCLE, ResultObject, encode_findings, encode_refusal
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Source, planes_of
 from coread.errors import InputError
 from coread.findings import Findings, NotEvaluated
-from coread.models.manifest import WaveformRequirement
+from coread.models.manifest import Manifest, WaveformRequirement
 from coread.models.runner import BundleRunner
-from coread.objects import Profile, wanted_objects
+from coread.objects import ObjectKind, Profile, wanted_objects
+from coread.workers.cycle import Cycle, Look, follow, summary_of, tell
 from coread.workers.measure import answers_of, findings_of, sought
+from coread.workers.phases import Cine
 from coread.workers.plausibility import check_field_of_view
 from coread.workers.resample import onto
 from coread.workers.series import check_population, choose, fitting_series
@@ -30,14 +33,38 @@ from coread.workers.waveform_choice import choose_waveform
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What came of reading a study: the findings, the DICOM objects that say so, and how long each stage took."""
+class Part:
+    """What was found in one stack of slices, and the objects that say so."""
 
     source: SourceVolume | SourceWaveform
     findings: Findings
+    identity: ResultIdentity
+    objects: tuple[ResultObject, ...] = ()
+    phase: str = ""
+    """Of the cycle, where several were looked at: "end-diastole"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What came of reading a study: the findings, the DICOM objects that say so, and how long each stage took."""
+
+    parts: tuple[Part, ...]
+    """One; of a cine two, the filled phase first."""
     objects: tuple[ResultObject, ...]
+    """Those of the parts, and those that speak of all of them."""
     summary: dict[str, Any]
     """Findings, identifiers and timings as JSON; nothing that identifies the patient."""
+    cycle: Cycle | None = None
+    numbers: Findings = field(default_factory=Findings)
+    """What is said of the cycle as a whole."""
+
+    @property
+    def source(self) -> SourceVolume | SourceWaveform:
+        return self.parts[0].source
+
+    @property
+    def findings(self) -> Findings:
+        return self.parts[0].findings
 
 
 @dataclass
@@ -88,22 +115,33 @@ def read_study(
         source = choice.sources[0]
         channels = [onto(each.volume, source.volume) for each in choice.sources]
     with watch.stage("infer"):
-        prediction = runner.predict(channels)
-    check_field_of_view(prediction.layers, source.volume, manifest.series[0])
+        cycle = follow(source, runner) if isinstance(source, Cine) else None
+        looks = cycle.looks if cycle else (Look(source=source, prediction=runner.predict(channels)),)
+    for look in looks:
+        check_field_of_view(look.prediction.layers, look.source.volume, manifest.series[0])
+    identity = _identity(runner, job_id=job_id, created_at=created_at)
     with watch.stage("measure"):
         modality = str(header.get("Modality", ""))
-        findings = findings_of(prediction, source.volume, manifest=manifest, modality=modality)
-    identity = _identity(runner, job_id=job_id, created_at=created_at)
+        parts = [_part(look, manifest, modality, identity) for look in looks]
+        numbers = tell(cycle, [part.findings for part in parts], manifest=manifest) if cycle else Findings()
     with watch.stage("encode"):
         kinds = wanted_objects(profiles, manifest.objects)
-        objects = encode_findings(findings, source=source.as_source, identity=identity, kinds=kinds)
-    summary = _summary(study, choice.chosen[0].series_instance_uid, findings, objects, identity, runner)
+        parts = [_encoded(part, kinds) for part in parts]
+        objects = [each for part in parts for each in part.objects]
+        if cycle:
+            objects += encode_findings(
+                numbers, source=cycle.as_source, identity=identity, kinds=kinds, descriptions=OF_A_CYCLE
+            )
+    prediction = looks[0].prediction
+    series_instance_uid = choice.chosen[0].series_instance_uid
     return Reading(
-        source=source,
-        findings=findings,
-        objects=objects,
+        parts=tuple(parts),
+        objects=tuple(objects),
+        cycle=cycle,
+        numbers=numbers,
         summary={
-            **summary,
+            **_summary(study, series_instance_uid, parts, numbers, objects, identity, runner),
+            **(summary_of(cycle, numbers) if cycle else {}),
             "device": prediction.device,
             "way": prediction.way,
             "adapted": list(prediction.adapted),
@@ -136,12 +174,12 @@ def _read_ecg(
     identity = _identity(runner, job_id=job_id, created_at=created_at)
     with watch.stage("encode"):
         kinds = wanted_objects(profiles, manifest.objects)
-        objects = encode_findings(findings, source=source.as_source, identity=identity, kinds=kinds)
-    summary = _summary(study, choice.series.series_instance_uid, findings, objects, identity, runner)
+        part = _encoded(Part(source=source, findings=findings, identity=identity), kinds)
+    series_instance_uid = choice.series.series_instance_uid
+    summary = _summary(study, series_instance_uid, [part], Findings(), part.objects, identity, runner)
     return Reading(
-        source=source,
-        findings=findings,
-        objects=objects,
+        parts=(part,),
+        objects=part.objects,
         summary={
             **summary,
             "device": prediction.device,
@@ -151,6 +189,24 @@ def _read_ecg(
             "seconds": watch.seconds,
         },
     )
+
+
+def _part(look: Look, manifest: Manifest, modality: str, identity: ResultIdentity) -> Part:
+    """What a look at a stack found; if it was one of two phases, under identifiers of that phase."""
+    findings = findings_of(look.prediction, look.source.volume, manifest=manifest, modality=modality)
+    if look.phase is None:
+        return Part(source=look.source, findings=findings, identity=identity)
+    return Part(
+        source=look.source,
+        findings=replace(findings, cycle_point=look.phase.point),
+        identity=identity.of_phase(look.phase.part, name=look.phase.name),
+        phase=look.phase.name,
+    )
+
+
+def _encoded(part: Part, kinds: frozenset[ObjectKind]) -> Part:
+    objects = encode_findings(part.findings, source=part.source.as_source, identity=part.identity, kinds=kinds)
+    return replace(part, objects=objects)
 
 
 def explain_refusal(
@@ -169,7 +225,7 @@ def explain_refusal(
         source = Source(planes=[next(planes_of(candidates[0].header))])
         not_evaluated = NotEvaluated(structures=sought(runner.model.manifest), reason=str(error))
         objects = encode_refusal(not_evaluated, source=source, identity=identity)
-    summary = _summary(study, series_instance_uid, Findings(), objects, identity, runner)
+    summary = _summary(study, series_instance_uid, (), Findings(), objects, identity, runner)
     return Refusal(objects=objects, summary={**summary, "series": reasons, "seconds": {}})
 
 
@@ -189,11 +245,13 @@ def _identity(runner: BundleRunner, *, job_id: str, created_at: datetime) -> Res
 def _summary(
     study: Study,
     series_instance_uid: str,
-    findings: Findings,
-    objects: tuple[ResultObject, ...],
+    parts: Sequence[Part],
+    numbers: Findings,
+    objects: Sequence[ResultObject],
     identity: ResultIdentity,
     runner: BundleRunner,
 ) -> dict[str, Any]:
+    found = [*(part.findings for part in parts), numbers]
     return {
         "job_id": identity.job_id,
         "study_instance_uid": study.study_instance_uid,
@@ -204,6 +262,7 @@ def _summary(
         "device": str(runner.device),
         "findings": [
             {
+                **({"phase": part.phase} if part.phase else {}),
                 "structure": structure.name,
                 "code": list(structure.type),
                 "present": structure.is_present,
@@ -218,7 +277,8 @@ def _summary(
                     for measurement in structure.measurements
                 ],
             }
-            for structure in findings.structures
+            for part in parts
+            for structure in part.findings.structures
         ],
         "classes": [
             {
@@ -227,6 +287,7 @@ def _summary(
                 "value": list(each.value),
                 "probability": each.probability,
             }
+            for findings in found
             for each in findings.classifications
         ],
         "numbers": [
@@ -236,13 +297,19 @@ def _summary(
                 "value": each.measurement.value,
                 "unit": each.measurement.unit.value,
             }
+            for findings in found
             for each in findings.quantities
         ],
         "marks": [
             {"name": each.name, "code": list(each.type), "slice": each.plane + 1, "probability": each.probability}
+            for findings in found
             for each in findings.marks
         ],
         "sop_instance_uids": [str(result.dataset.SOPInstanceUID) for result in objects],
-        "tracking_uids": [tracking_uid(str(structure.label), identity) for structure in findings.structures],
+        "tracking_uids": [
+            tracking_uid(str(structure.label), part.identity)
+            for part in parts
+            for structure in part.findings.structures
+        ],
         "limits": identity.limits,
     }

@@ -76,7 +76,7 @@ def _as_series(images: Sequence[Dataset]) -> Series:
 def _series_for(wanted: SeriesRequirement, manifest: Manifest, number: int) -> list[Dataset]:
     slices = 1 if wanted.projection else int(_middle(wanted.slices or USUAL_SLICES, most=MOST_SLICES))
     pixel_mm = _middle(wanted.pixel_spacing_mm or USUAL_PIXEL_MM)
-    side = PIXELS if wanted.field_of_view_mm is None else int(wanted.field_of_view_mm / pixel_mm) + PIXELS // 4
+    side = _side(wanted, pixel_mm)
     values = np.random.default_rng(number).normal(300, 200, (slices, side, side)).astype(np.int16)
     volume = Volume.of(
         values,
@@ -103,6 +103,13 @@ def _series_for(wanted: SeriesRequirement, manifest: Manifest, number: int) -> l
         _place(image, said, modality, wanted)
         _be_patient(image, manifest.population)
     return images
+
+
+def _side(wanted: SeriesRequirement, pixel_mm: float) -> int:
+    """Rows and columns."""
+    if wanted.extent_mm:
+        return int(_middle(wanted.extent_mm) / pixel_mm)
+    return PIXELS if wanted.field_of_view_mm is None else int(wanted.field_of_view_mm / pixel_mm) + PIXELS // 4
 
 
 def _ecg_for(manifest: Manifest, wanted: WaveformRequirement) -> list[Dataset]:

@@ -24,6 +24,8 @@ from coread.dicom_sr.report import is_ecg
 from coread.dicom_sr.source import Plane, frame_count, planes_of
 from coread.errors import GeometryError, InputError, NoSuitableSeries
 from coread.models.manifest import Manifest, Patterns, Population, Range, SeriesRequirement
+from coread.workers.cine_series import join_cines
+from coread.workers.phases import build_stack_or_cine
 from coread.workers.study import Series, Study
 from coread.workers.volume import SourceVolume, build_projection, build_volume
 
@@ -96,6 +98,7 @@ def choose(study: Study, manifest: Manifest) -> Choice:
     channels = []
     for name, requirement in _named(manifest).items():
         found, left = candidates(study, requirement)
+        found = join_cines(found, requirement, left=left)
         channels.append(_Channel(name=name, requirement=requirement, candidates=found, left=left))
     read: dict[str, Outcomes] = {}
     while (assigned := _assignment([channel.remaining for channel in channels])) is not None:
@@ -241,8 +244,7 @@ def _read(series: Series, channels: Sequence[_Channel]) -> Outcomes:
         wanted = channel.requirement
         try:
             if wanted.values not in built:
-                build = build_projection if wanted.projection else build_volume
-                built[wanted.values] = build(images, values=wanted.values)
+                built[wanted.values] = _built(images, wanted)
             _check_ranges(built[wanted.values], wanted)
         except InputError as error:
             outcomes[channel.name] = error.with_traceback(None)  # which would keep the pixels in memory
@@ -251,8 +253,15 @@ def _read(series: Series, channels: Sequence[_Channel]) -> Outcomes:
     return outcomes
 
 
+def _built(images: Sequence[Dataset], wanted: SeriesRequirement) -> SourceVolume:
+    if wanted.phases:
+        return build_stack_or_cine(images, values=wanted.values, wanted=wanted.phases)
+    return (build_projection if wanted.projection else build_volume)(images, values=wanted.values)
+
+
 def _check_ranges(source: SourceVolume, requirement: SeriesRequirement) -> None:
     slice_mm, row_mm, column_mm = source.volume.spacing
+    extents = [count * mm for count, mm in zip(source.volume.spatial_shape, source.volume.spacing, strict=True)]
     thicknesses = [plane.number("SliceThickness") for plane in source.planes]
     checks: Sequence[tuple[str, Sequence[float | None], Range | None]] = (
         ("slices", [source.volume.spatial_shape[0]], requirement.slices),
@@ -260,6 +269,7 @@ def _check_ranges(source: SourceVolume, requirement: SeriesRequirement) -> None:
         ("mm between rows", [row_mm], requirement.pixel_spacing_mm),
         ("mm between columns", [column_mm], requirement.pixel_spacing_mm),
         ("mm of SliceThickness", thicknesses, requirement.slice_thickness_mm),
+        ("mm along each edge", extents, requirement.extent_mm),
     )
     for what, values, wanted in checks:
         for found in values:

@@ -68,16 +68,36 @@ def build_volume(images: Sequence[Dataset], *, values: Values = "modality") -> S
     ``values``: what a number is, see ``SeriesRequirement.values``. Raises GeometryError if they do not form one regular
     volume, NotDicom if pixels cannot be decoded.
     """
+    return stack_of(checked_planes(images), values=values)
+
+
+def checked_planes(images: Sequence[Dataset]) -> list[Plane]:
+    """The planes of the images, each of which may be a slice. Raises what ``build_volume`` does if one may not."""
     _check_identities(images)
     planes = [plane for image in images for plane in planes_of(image)]
     if len(planes) < 2:
         raise GeometryError(f"expected two or more slices, found {len(planes)}; send the whole series")
     for plane in planes:
         _check_plane(plane)
+    return planes
+
+
+def places_of(planes: Sequence[Plane]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the planes lie: LPS in mm, shape (planes, 3), and along their common normal, shape (planes,).
+
+    Raises GeometryError if they have no orientation, size or frame of reference in common.
+    """
+    orientation = _common_orientation(planes)
+    positions = np.array([_numbers(plane, "ImagePositionPatient", 3) for plane in planes])
+    return positions, positions @ np.cross(orientation[0], orientation[1])
+
+
+def stack_of(planes: Sequence[Plane], *, values: Values) -> SourceVolume:
+    """The volume that checked planes form. Raises what ``build_volume`` does."""
     orientation = _common_orientation(planes)
     normal = np.cross(orientation[0], orientation[1])
-    positions = np.array([_numbers(plane, "ImagePositionPatient", 3) for plane in planes])
-    order = np.argsort(positions @ normal, kind="stable")
+    positions, along_normal = places_of(planes)
+    order = np.argsort(along_normal, kind="stable")
     step = _common_step(positions[order], normal)
     ordered = [planes[index] for index in order]
     row_mm, column_mm = _numbers(ordered[0], "PixelSpacing", 2)
@@ -243,19 +263,17 @@ def _common_step(positions: NDArray[np.float64], normal: NDArray[np.float64]) ->
 
 
 def _pixels(planes: Sequence[Plane], values: Values) -> list[NDArray[np.float32]]:
-    """Each plane's values, (row, column). Each image is decoded once."""
-    decoded: dict[str, NDArray[np.float32]] = {}
-    for plane in planes:
-        uid = str(plane.image.SOPInstanceUID)
-        if uid not in decoded:
-            decoded[uid] = _decoded(plane.image)
-    found = [_values(plane, decoded[str(plane.image.SOPInstanceUID)]) for plane in planes]
+    """Each plane's values, (row, column). Each image is decoded once: pydicom keeps what it has decoded."""
+    found = [_values(plane, _decoded(plane)) for plane in planes]
     return found if values == "modality" else _displayed(planes, found)
 
 
-def _decoded(image: Dataset) -> NDArray[np.float32]:
+def _decoded(plane: Plane) -> NDArray[np.float32]:
+    image = plane.image
     try:
-        pixels = apply_modality_lut(image.pixel_array, image)
+        stored = image.pixel_array
+        has_frames = plane.frame is not None and stored.ndim > 2
+        pixels = apply_modality_lut(stored[(plane.frame or 1) - 1] if has_frames else stored, image)
     except (AttributeError, ValueError, RuntimeError, NotImplementedError, KeyError, TypeError, OSError) as error:
         raise NotDicom(
             f"expected pixels that can be decoded, found that {image.get('SOPInstanceUID')} cannot "
@@ -267,9 +285,8 @@ def _decoded(image: Dataset) -> NDArray[np.float32]:
 def _values(plane: Plane, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     if plane.frame is None:
         return pixels
-    frame = pixels if pixels.ndim == 2 else pixels[plane.frame - 1]
     slope, intercept = plane.get("RescaleSlope"), plane.get("RescaleIntercept")
-    return frame * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
+    return pixels * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
 
 
 def _displayed(planes: Sequence[Plane], values: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:

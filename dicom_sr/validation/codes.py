@@ -1,7 +1,7 @@
 """Rules for codes: each is of a scheme in use, exists, has a meaning of its own, and belongs where it stands."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -125,6 +125,11 @@ BACKGROUND = ("DCM", "125040")
 _code = problems_of("code", "PS3.3 8.8")
 _retired = problems_of("code", "PS3.16 8.1")
 _group = problems_of("code", "PS3.16 B")
+
+IN_TEMPLATES: Mapping[tuple[str, str], frozenset[str]] = {
+    ("SCT", "272518008"): frozenset({"Cardiac Cycle Point"}),
+}
+"""Meanings by which templates of PS3.16 call concepts, where the dictionaries have SNOMED's full name only."""
 
 MEANS_AN_UNIT = {
     "mm": "millimeter",
@@ -387,7 +392,8 @@ def _current(item: Dataset) -> tuple[str, str]:
 @cache
 def known_meanings(scheme: str, value: str) -> frozenset[str]:
     """The meanings that DICOM's dictionaries give a code; empty if they do not list it."""
-    return frozenset(entry[value][0] for entry in _tables(scheme).values() if value in entry)
+    in_groups = {entry[value][0] for entry in _tables(scheme).values() if value in entry}
+    return frozenset(in_groups | IN_TEMPLATES.get((scheme, value), frozenset()))
 
 
 @cache

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from coread.findings import Findings
     from coread.supervisor import Supervisor
     from coread.workers.folder import Outcome
+    from coread.workers.pipeline import Reading
 
 FAILED, CONFIGURATION, REFUSED, UNAVAILABLE = 1, 2, 3, 4
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -206,6 +207,22 @@ def _statements(findings: "Findings") -> Iterator[tuple[str, str, str]]:
         yield mark.name, f"slice {mark.plane + 1}", certain
 
 
+def _rows(reading: "Reading") -> Iterator[tuple[str, ...]]:
+    """Structure, measurement, value and unit of all that was found; of a cine, in both phases and of the whole."""
+    for part in reading.parts:
+        phase = f" at {part.phase}" if part.phase else ""
+        for structure in part.findings.structures:
+            if not structure.is_present:
+                yield structure.name + phase, "absent"
+            for measurement in structure.measurements:
+                unit = escape(measurement.unit.value)
+                yield structure.name + phase, measurement.name, f"{measurement.value:.1f}", unit
+        yield from _statements(part.findings)
+    yield from _statements(reading.numbers)
+    for each in reading.numbers.not_evaluated:
+        yield ", ".join(structure.name for structure in each.structures), f"not evaluated: {escape(each.reason)}"
+
+
 def _show(outcomes: Sequence["Outcome"]) -> None:
     for outcome in outcomes:
         if outcome.reading is None:
@@ -214,14 +231,8 @@ def _show(outcomes: Sequence["Outcome"]) -> None:
         table = Table(
             "Structure", "Measurement", "Value", "Unit", title=f"{outcome.study_instance_uid} {outcome.model}"
         )
-        for structure in outcome.reading.findings.structures:
-            if not structure.is_present:
-                table.add_row(structure.name, "absent")
-            for measurement in structure.measurements:
-                unit = escape(measurement.unit.value)
-                table.add_row(structure.name, measurement.name, f"{measurement.value:.1f}", unit)
-        for name, what, value in _statements(outcome.reading.findings):
-            table.add_row(name, what, value, "")
+        for row in _rows(outcome.reading):
+            table.add_row(*row)
         console.print(table)
         for path in outcome.files:
             click.echo(f"  {path}")

@@ -41,6 +41,9 @@ COMMENT = Code("121106", "DCM", "Comment")
 PROBABILITY = Code("110854", "DCM", "Fractional Probabilistic Segmentation")
 SALIENCY = Code("130404", "DCM", "Saliency")
 
+# When in the heart's cycle it was looked at
+CARDIAC_CYCLE_POINT = Code("272518008", "SCT", "Cardiac Cycle Point")
+
 # Documents and their parts
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")

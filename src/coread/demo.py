@@ -174,7 +174,9 @@ def _table(result: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]]) 
         known = truth.get(finding["structure"], {})
         table.add_section()
         table.add_row(
-            f"[bold]{finding['structure']}[/]", _code(finding["code"]), "" if finding["present"] else "absent"
+            f"[bold]{finding['structure']}[/]{_at(finding)}",
+            _code(finding["code"]),
+            "" if finding["present"] else "absent",
         )
         for measurement in finding["measurements"]:
             value, expected = measurement["value"], known.get(measurement["name"])
@@ -200,6 +202,11 @@ def _percent(probability: float | None) -> tuple[str, str]:
     return ("", "") if probability is None else (f"{100 * probability:.1f}", "%")
 
 
+def _at(finding: Mapping[str, Any]) -> str:
+    """In which phase, where there were several."""
+    return f" at {finding['phase']}" if "phase" in finding else ""
+
+
 def _code(code: Sequence[str]) -> str:
     value, scheme = code[:2]
     return f"{scheme} {value}"
@@ -220,13 +227,15 @@ def _fetch_results(archive: Archive, job: dict[str, Any], sent: Sent, folder: Pa
         path = path.rename(folder / f"{dataset.Modality}-{uid[-6:]}.dcm")
         paths.append(path)
         if dataset.Modality == "SEG" and dataset.SegmentationType == "BINARY":
-            images = [
-                image
-                for image in map(pydicom.dcmread, sent.files)
-                if image.SeriesInstanceUID == job["result"]["series_instance_uid"]
-            ]
+            listed = {
+                image.ReferencedSOPInstanceUID
+                for series in dataset.ReferencedSeriesSequence
+                for image in series.ReferencedInstanceSequence
+            }
+            images = [image for image in map(pydicom.dcmread, sent.files) if image.SOPInstanceUID in listed]
             title = f"{job['model']} {job['model_version']} (RESEARCH)"
-            picture = folder / "montage.png"
+            phase = f"-{uid[-6:]}" if "phases" in job["result"] else ""
+            picture = folder / f"montage{phase}.png"
             picture.write_bytes(montage(images, dataset, title=title))
             paths.append(picture)
     return paths

@@ -73,6 +73,10 @@ class Quantity:
     """For people, and the identifier that it is tracked by."""
     measurement: Measurement
     anatomy: Code | None = None
+    finding: Code | None = None
+    """What it is a number of, where the model finds that, too."""
+    comment: str = ""
+    """What it was told from, for people."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +123,10 @@ class Findings:
     """Label → probability of each voxel, 0 to 1, on the grid of ``labels``; empty if the model does not tell."""
     classifications: tuple[Classification, ...] = ()
     quantities: tuple[Quantity, ...] = ()
+    not_evaluated: tuple["NotEvaluated", ...] = ()
+    """What would have been told besides, and why it was not."""
+    cycle_point: Code | None = None
+    """The point of the heart's cycle that was looked at (CID 12233), where there were several."""
     marks: tuple[Mark, ...] = ()
     grid: Volume | None = None
     """The source's own grid, where marks lie on it."""

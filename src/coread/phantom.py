@@ -37,6 +37,18 @@ AXES = np.array([[0.54, -0.39, 0.75], [0.42, 0.89, 0.16], [-0.73, 0.23, 0.64]])
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ventricle:
+    """Half an ellipsoid of blood in one of muscle."""
+
+    radius_mm: float
+    length_mm: float
+    wall_mm: float
+
+
+AT_END_DIASTOLE = Ventricle(radius_mm=CAVITY_RADIUS_MM, length_mm=CAVITY_LENGTH_MM, wall_mm=WALL_MM)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Truth:
     """What is in the stack, from the formula: half ellipsoids cut at the stack's ends."""
 
@@ -48,10 +60,11 @@ class Truth:
         return self.myocardium_ml * MYOCARDIUM_G_PER_ML
 
 
-def truth() -> Truth:
+def truth(ventricle: Ventricle = AT_END_DIASTOLE) -> Truth:
     """Volumes between the first slice's upper and the last slice's lower face."""
-    cavity = _half_ellipsoid_ml(CAVITY_RADIUS_MM, CAVITY_LENGTH_MM)
-    whole = _half_ellipsoid_ml(CAVITY_RADIUS_MM + WALL_MM, CAVITY_LENGTH_MM + WALL_MM)
+    radius_mm, length_mm, wall_mm = ventricle.radius_mm, ventricle.length_mm, ventricle.wall_mm
+    cavity = _half_ellipsoid_ml(radius_mm, length_mm)
+    whole = _half_ellipsoid_ml(radius_mm + wall_mm, length_mm + wall_mm)
     return Truth(cavity_ml=cavity, myocardium_ml=whole - cavity)
 
 
@@ -60,10 +73,10 @@ def _half_ellipsoid_ml(radius_mm: float, length_mm: float) -> float:
     return math.pi * radius_mm**2 * (depth - depth**3 / (3 * length_mm**2)) / 1000
 
 
-def short_axis_volume() -> Volume:
-    """The phantom's stack: (slice, row, column), int16, LPS, mm; base first."""
-    random = np.random.default_rng(20260101)
-    planes = np.stack([_plane((index + 0.5) * SLICE_MM) for index in range(SLICES)])
+def short_axis_volume(ventricle: Ventricle = AT_END_DIASTOLE, *, seed: int = 20260101) -> Volume:
+    """The phantom's stack: (slice, row, column), int16, LPS, mm; base first. ``seed``: of the noise."""
+    random = np.random.default_rng(seed)
+    planes = np.stack([_plane((index + 0.5) * SLICE_MM, ventricle) for index in range(SLICES)])
     blurred = ndimage.gaussian_filter(planes, (0, BLUR_MM / PIXEL_MM, BLUR_MM / PIXEL_MM))
     shading = 1.0 + 0.15 * np.linspace(-1, 1, ROWS)[None, :, None]
     real, imaginary = random.normal(0.0, NOISE, (2, *planes.shape))
@@ -74,7 +87,7 @@ def short_axis_volume() -> Volume:
     return stack.centred_at((35.0, -20.0, 60.0))
 
 
-def _plane(depth_mm: float) -> NDArray[np.float64]:
+def _plane(depth_mm: float, ventricle: Ventricle) -> NDArray[np.float64]:
     """One slice at a depth below the base: (row, column), averaged over sub-pixels."""
     rows, columns = ROWS * SUPERSAMPLING, COLUMNS * SUPERSAMPLING
     pixel = PIXEL_MM / SUPERSAMPLING
@@ -88,8 +101,9 @@ def _plane(depth_mm: float) -> NDArray[np.float64]:
     picture[_ellipse(x, y, -88, -8, 58, 88)] = LUNG
     picture[_ellipse(x, y, -60, 88, 84, 42)] = LIVER
     picture[_ellipse(x, y, -8, 2, 66, 52)] = LUNG
-    outer = _radius(depth_mm, CAVITY_RADIUS_MM + WALL_MM, CAVITY_LENGTH_MM + WALL_MM)
-    inner = _radius(depth_mm, CAVITY_RADIUS_MM, CAVITY_LENGTH_MM)
+    wall_mm = ventricle.wall_mm
+    outer = _radius(depth_mm, ventricle.radius_mm + wall_mm, ventricle.length_mm + wall_mm)
+    inner = _radius(depth_mm, ventricle.radius_mm, ventricle.length_mm)
     right = 1.15 * outer
     picture[_ellipse(x, y, -0.95 * outer, 3, right + 3, 0.92 * right + 3)] = MYOCARDIUM
     picture[_ellipse(x, y, -0.95 * outer, 3, right, 0.92 * right)] = BLOOD

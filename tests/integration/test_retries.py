@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from coread.archive import Archive, ArchivedStudy
 from coread.dicom_sr.encode import ResultObject, encode_findings
+from coread.dicom_sr.identity import PHASES
 from coread.errors import ArchiveUnavailable
 from coread.job import Job, JobState, Priority, fingerprint_of, job_id_of
 from coread.ledger import ArrivingStudy, Ledger
@@ -141,11 +142,11 @@ class Scene:
         self.ledger.settle(arriving, [job], present_uids=self.present, at=utc_now())
         return job
 
-    def result_objects(self, job: Job, *labels: int) -> tuple[ResultObject, ...]:
-        """What a model that finds these structures gives for the job."""
+    def result_objects(self, job: Job, *labels: int, phase: str = "") -> tuple[ResultObject, ...]:
+        """What a model that finds these structures gives for the job, or for a phase of a cine."""
         source: SourceVolume = build_volume(self.images)
         findings = findings_in(source, *labels)
-        of_job = replace(identity(job.job_id), created_at=job.created_at)
+        of_job = replace(identity(job.job_id), created_at=job.created_at, phase=phase)
         return encode_findings(findings, source=source.as_source, identity=of_job)
 
     def run(self, job: Job, *, finds: Sequence[ResultObject] = (), breaks: Exception | None = None) -> JobState | None:
@@ -256,6 +257,18 @@ def test_an_attempt_that_stops_before_it_stores_leaves_nothing_of_the_one_before
     scene.assert_holds([])
     scene.archive.stores_left = None
     scene.ledger.retry(job.job_id, at=utc_now())
+    assert scene.run(job, finds=second) is JobState.DONE
+    scene.assert_holds(second)
+
+
+def test_objects_of_phases_never_stand_beside_those_of_an_attempt_without(scene: Scene) -> None:
+    job = scene.settle(scene.images)
+    first = [result for phase in PHASES for result in scene.result_objects(job, 1, 2, phase=phase)]
+    scene.archive.stores_left = 5
+    assert scene.run(job, finds=first) is JobState.WAITING
+    scene.assert_holds(first[:5])
+    scene.archive.stores_left = None
+    second = scene.result_objects(job, 1)
     assert scene.run(job, finds=second) is JobState.DONE
     scene.assert_holds(second)
 

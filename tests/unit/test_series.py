@@ -43,7 +43,7 @@ def test_each_series_has_its_reason() -> None:
     assert choose(study(ct, stir, fits), SHORT_AXIS).reasons == {
         ct.series_instance_uid: "Modality is not MR, found CT",
         stir.series_instance_uid: "ProtocolName and SeriesDescription do not say that it is one",
-        fits.series_instance_uid: "taken as a short-axis cardiac MR series (one stack, one heart phase): "
+        fits.series_instance_uid: "taken as a short-axis cardiac MR series (one stack, in one heart phase or several): "
         "the only candidate",
     }
 
