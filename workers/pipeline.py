@@ -18,6 +18,7 @@ from coread.dicom_sr.source import Source, planes_of
 from coread.errors import InputError
 from coread.findings import Findings, NotEvaluated
 from coread.models.manifest import Manifest, WaveformRequirement
+from coread.models.prediction import Prediction
 from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile, wanted_objects
 from coread.workers.cycle import Cycle, Look, follow, summary_of, tell
@@ -37,6 +38,8 @@ class Part:
     """What was found in one stack of slices, and the objects that say so."""
 
     source: SourceVolume | SourceWaveform
+    prediction: Prediction
+    """What the model gave, of which the findings may say less: the probability of each class."""
     findings: Findings
     identity: ResultIdentity
     objects: tuple[ResultObject, ...] = ()
@@ -61,6 +64,17 @@ class Reading:
     @property
     def source(self) -> SourceVolume | SourceWaveform:
         return self.parts[0].source
+
+    @property
+    def stack(self) -> SourceVolume:
+        """The source. Raises TypeError if it is an ECG."""
+        if isinstance(self.source, SourceWaveform):
+            raise TypeError("an ECG has no slices")
+        return self.source
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.parts[0].prediction
 
     @property
     def findings(self) -> Findings:
@@ -174,7 +188,7 @@ def _read_ecg(
     identity = _identity(runner, job_id=job_id, created_at=created_at)
     with watch.stage("encode"):
         kinds = wanted_objects(profiles, manifest.objects)
-        part = _encoded(Part(source=source, findings=findings, identity=identity), kinds)
+        part = _encoded(Part(source=source, prediction=prediction, findings=findings, identity=identity), kinds)
     series_instance_uid = choice.series.series_instance_uid
     summary = _summary(study, series_instance_uid, [part], Findings(), part.objects, identity, runner)
     return Reading(
@@ -195,9 +209,10 @@ def _part(look: Look, manifest: Manifest, modality: str, identity: ResultIdentit
     """What a look at a stack found; if it was one of two phases, under identifiers of that phase."""
     findings = findings_of(look.prediction, look.source.volume, manifest=manifest, modality=modality)
     if look.phase is None:
-        return Part(source=look.source, findings=findings, identity=identity)
+        return Part(source=look.source, prediction=look.prediction, findings=findings, identity=identity)
     return Part(
         source=look.source,
+        prediction=look.prediction,
         findings=replace(findings, cycle_point=look.phase.point),
         identity=identity.of_phase(look.phase.part, name=look.phase.name),
         phase=look.phase.name,

@@ -143,7 +143,7 @@ def check_population(header: Dataset, population: Population, *, at: date | None
     """
     plane = Plane(image=header)
     if population.age_years is not None:
-        age, (low, high) = _age_years(plane, at), population.age_years
+        age, (low, high) = age_years(plane, at), population.age_years
         _check_patient(
             population,
             fits=None if age is None else low <= age <= high,
@@ -171,7 +171,8 @@ def _check_patient(population: Population, *, fits: bool | None, expected: str, 
         )
 
 
-def _age_years(plane: Plane, at: date | None) -> float | None:
+def age_years(plane: Plane, at: date | None) -> float | None:
+    """The patient's age when the study was made, or ``at`` a date where it does not say when; None: it is not known."""
     stated = re.fullmatch(r"(\d{1,3})([DWMY])", _text(plane, "PatientAge").upper())
     born, seen = _date(plane, "PatientBirthDate"), _date(plane, "StudyDate") or at
     if stated:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from coread import __version__
+from coread.cli_evaluate import evaluate
 from coread.cli_models import models
 from coread.errors import ConfigurationError, CoreadError, InputError, TransientError
 from coread.logs import quiet_libraries
@@ -239,6 +240,7 @@ def _show(outcomes: Sequence["Outcome"]) -> None:
 
 
 coread.add_command(models)
+coread.add_command(evaluate)
 
 
 @coread.command()

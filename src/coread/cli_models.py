@@ -303,3 +303,24 @@ def benchmark(context: click.Context, name: str, repeats: int, as_json: bool) ->
     for stage, seconds in timing.stages_s.items():
         table.add_row(stage, f"{seconds:.3f}")
     _console().print(table)
+
+
+@models.command()
+@click.argument("name", metavar="MODEL")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="By default the package's own.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="By default the screen.")
+@click.pass_context
+def card(context: click.Context, name: str, report: Path | None, output: Path | None) -> None:
+    """Make the model card of MODEL from its package and a report of `coread evaluate`, as Markdown."""
+    from coread.evaluation.card import card_of
+    from coread.model_store import find_package
+
+    package = find_package(name, load_settings(context.obj))
+    if package.model is None:
+        raise ConfigurationError(f"expected a model that is in order, found that {name} is not: {package.reason}")
+    text = card_of(package.model, report)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+        click.echo(f"  {output}")
