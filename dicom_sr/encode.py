@@ -16,6 +16,7 @@ from coread.dicom_sr import proof
 from coread.dicom_sr.decode import moments_of_bits
 from coread.dicom_sr.frames import binary_frames
 from coread.dicom_sr.header import complete_header
+from coread.dicom_sr.heat_map import encode_heat_map
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.key_findings import encode_key_findings, outlines_in_report
 from coread.dicom_sr.key_objects import encode_key_objects
@@ -58,6 +59,7 @@ DESCRIPTIONS: Mapping[ObjectKind, str] = {
     ObjectKind.SC: "overlay",
     ObjectKind.KOS: "key images",
     ObjectKind.RTSTRUCT: "structures",
+    ObjectKind.SC_MAP: "saliency",
 }
 """How the series are called, between the model's title and "(RESEARCH)"."""
 
@@ -156,6 +158,12 @@ def _objects(
             parametric_map = encode_parametric_map(scalar_map, source, identity, number=number)
             proof.prove_map(parametric_map, scalar_map)
             yield ObjectKind.MAP, parametric_map
+    if ObjectKind.SC_MAP in kinds:
+        explaining = [each for each in findings.maps if each.explains is not None]
+        for number, scalar_map in enumerate(explaining, start=1):
+            heat_map = encode_heat_map(scalar_map, source, identity, number=number)
+            proof.prove_heat_map(heat_map, scalar_map)
+            yield ObjectKind.SC_MAP, heat_map
 
 
 def _objects_of_structures(

@@ -28,7 +28,8 @@ def derived_uid(*parts: str) -> UID:
 
 def possible_instances(job_id: str) -> frozenset[str]:
     """The SOP Instance UIDs of all objects that a job can ever give."""
-    parts = [*ObjectKind, *(f"{ObjectKind.MAP} {number}" for number in range(1, MOST_MAPS + 1))]
+    of_maps = (ObjectKind.MAP, ObjectKind.SC_MAP)
+    parts = [*ObjectKind, *(f"{kind} {number}" for kind in of_maps for number in range(1, MOST_MAPS + 1))]
     of_phases = (("instance", part, phase) for part in parts for phase in PHASES)
     return frozenset(str(derived_uid(job_id, *of)) for of in (*(("instance", part) for part in parts), *of_phases))
 

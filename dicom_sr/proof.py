@@ -59,8 +59,15 @@ def prove_segmentation(segmentation: Dataset, findings: Findings) -> None:
 
 
 def prove_map(parametric_map: Dataset, scalar_map: ScalarMap) -> None:
-    """Raises ResultError unless each slice's numbers are there, unchanged, in the slice's place."""
+    """Raises ResultError unless each slice's numbers are there, unchanged, in the slice's place; a projection's have
+    none.
+    """
     volume = scalar_map.volume
+    if volume.frame_of_reference_uid is None:
+        frames = list(frames_of(parametric_map))
+        if len(frames) != 1 or not np.array_equal(frames[0], volume.array[0].astype(np.float32)):
+            raise _not_read_back("map", "the numbers of the image", "others")
+        return
     geometries = frame_geometries(parametric_map)
     if len(geometries) != len(volume.array):
         raise _not_read_back("map", f"{len(volume.array)} slices", f"{len(geometries)}")
@@ -182,6 +189,40 @@ def prove_secondary_capture(capture: Dataset, findings: Findings) -> None:
         grey = np.ptp(picture.astype(np.int16), axis=-1) == 0
         if not right or not grey[~outlined].all():
             raise _not_read_back("secondary capture", f"the rims of slice {index + 1}", "others")
+
+
+HEAT_PER_VALUE = 0.6 * 255
+"""Red less blue of a heat map where the map is 1: the colours, from yellow to red, have all the red and no blue."""
+HEAT_TOLERANCE = 1.1
+"""Rounding of red and of blue, and of the sums before."""
+
+
+def prove_heat_map(capture: Dataset, scalar_map: ScalarMap) -> None:
+    """Raises ResultError unless each slice in which the map reaches half of its maximum is there, whole and in its
+    place, and its colour (below the legend, which stands above it) says the map's numbers.
+    """
+    volume = scalar_map.volume
+    _, rows, columns = volume.spatial_shape
+    planes = np.flatnonzero((volume.array >= 0.5).any(axis=(1, 2)))
+    scale = capture.Columns // columns
+    above = capture.Rows - scale * rows
+    if above < 0 or capture.Columns != scale * columns or int(capture.NumberOfFrames) != len(planes):
+        raise _not_read_back(
+            "heat map", f"{len(planes)} slices of {rows} by {columns} pixels", "others or of another size"
+        )
+    if volume.frame_of_reference_uid is not None:
+        for index, geometry in zip(planes, frame_geometries(capture), strict=True):
+            of_slice = volume.affine[:3, [1, 2, 3]].copy()
+            of_slice[:, 2] += volume.affine[:3, 0] * index
+            shape = (capture.Rows, capture.Columns)
+            away_mm = _corners_apart_mm(geometry.affine, of_slice @ _enlarged(scale, above), shape)
+            if away_mm > CENTROID_TOLERANCE_MM:
+                raise _not_read_back("heat map", f"slice {index + 1} in its place", f"it {away_mm:.2f} mm away")
+    for index, frame in zip(planes, frames_of(capture), strict=True):
+        picture = frame[above:].astype(np.float32)
+        heat = volume.array[index].repeat(scale, 0).repeat(scale, 1) * np.float32(HEAT_PER_VALUE)
+        if np.abs(picture[..., 0] - picture[..., 2] - heat).max() > HEAT_TOLERANCE:
+            raise _not_read_back("heat map", f"the numbers of slice {index + 1}", "others")
 
 
 def _corners_apart_mm(found: NDArray[np.float64], expected: NDArray[np.float64], shape: tuple[int, ...]) -> float:

@@ -5,6 +5,7 @@ source series. A legend stands above the picture, and hides nothing of it.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.source import Plane, Source
 from coread.findings import Findings
 from coread.objects import ObjectKind
+from coread.volume import Volume
 
 SMALLEST_SIDE = 384
 """Smaller images are enlarged, so that an outline is thin and a line of text fits."""
@@ -40,7 +42,7 @@ def encode_secondary_capture(findings: Findings, source: Source, identity: Resul
     if source.volume is None:
         raise ValueError("a secondary capture needs the source's values")
     shown = np.flatnonzero(findings.areas[:, [each.label for each in findings.present]].any(axis=1)).tolist()
-    scale = _scale_of(source)
+    scale = scale_of(source)
     legend = _legend(findings, identity, columns=int(source.header.Columns) * scale)
     dataset = new_dataset(
         source.header,
@@ -59,10 +61,9 @@ def encode_secondary_capture(findings: Findings, source: Source, identity: Resul
     dataset.LossyImageCompression = str(source.header.get("LossyImageCompression") or "00")
     dataset.FrameOfReferenceUID = source.header.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator", "")
-    centre, width = window_of(source.planes[0], source)
-    window = (centre - width / 2, centre + width / 2)
     pictures = [
-        np.concatenate([legend, _picture(index, findings, source, scale=scale, window=window)]) for index in shown
+        np.concatenate([legend, _picture(grey, index, findings, scale=scale)])
+        for index, grey in zip(shown, shown_grey(source, shown), strict=True)
     ]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.Rows, dataset.Columns = pictures[0].shape[:2]
@@ -70,30 +71,33 @@ def encode_secondary_capture(findings: Findings, source: Source, identity: Resul
     dataset.NumberOfFrames = len(pictures)
     if len(pictures) > 1:  # with one frame it must not be there (PS3.3 C.7.6.6)
         dataset.FrameIncrementPointer = Tag("PerFrameFunctionalGroupsSequence")
-    _describe(dataset, [source.planes[index] for index in shown], findings, source, scale, above=len(legend))
+    planes = [source.planes[index] for index in shown]
+    describe_places(dataset, planes, findings.mask, source, scale, above=len(legend))
     pixels = np.stack(pictures).tobytes()
     dataset.PixelData = pixels + b"\0" * (len(pixels) % 2)
     return dataset
 
 
-def _scale_of(source: Source) -> int:
+def scale_of(source: Source) -> int:
     """How many pixels of the picture a pixel of the source becomes, along each side."""
     header = source.header
     return max(1, math.ceil(SMALLEST_SIDE / min(int(header.Rows), int(header.Columns))))
 
 
-def _picture(
-    index: int,
-    findings: Findings,
-    source: Source,
-    *,
-    scale: int,
-    window: tuple[float, float],
-) -> NDArray[np.uint8]:
-    assert source.volume is not None  # noqa: S101  # the caller has looked
-    low, high = window
-    values = (source.volume.array[index].astype(np.float64) - low) / (high - low)
-    grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+def shown_grey(source: Source, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """Slices as they are shown: (row, column), 0 black to 255 white. Raises ValueError without values."""
+    if source.display is not None:
+        yield from map(source.display, indices)
+        return
+    if source.volume is None:
+        raise ValueError("expected the source's values, found none")
+    centre, width = window_of(source.planes[0], source)
+    for index in indices:
+        values = (source.volume.array[index].astype(np.float64) - (centre - width / 2)) / width
+        yield np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+def _picture(grey: NDArray[np.uint8], index: int, findings: Findings, *, scale: int) -> NDArray[np.uint8]:
     large = grey.repeat(scale, 0).repeat(scale, 1)
     picture = np.stack([large] * 3, axis=-1)
     for structure in findings.present:
@@ -123,14 +127,14 @@ def _legend(findings: Findings, identity: ResultIdentity, *, columns: int) -> ND
     return np.asarray(image)
 
 
-def _describe(
-    dataset: Dataset, planes: list[Plane], findings: Findings, source: Source, scale: int, *, above: int
+def describe_places(
+    dataset: Dataset, planes: Sequence[Plane], grid: Volume, source: Source, scale: int, *, above: int
 ) -> None:
     """Pixel Measures, Plane Position and Plane Orientation: what this SOP class allows (PS3.3 A.8.4.4).
 
-    ``above``: rows of a frame that stand above the picture.
+    ``grid``: what the planes are slices of; ``above``: rows of a frame that stand above the picture.
     """
-    affine = findings.mask.affine
+    affine = grid.affine
     measures = Dataset()
     measures.PixelSpacing = [DSfloat(float(value) / scale, auto_format=True) for value in source.header.PixelSpacing]
     measures.SliceThickness = source.header.SliceThickness

@@ -1,12 +1,13 @@
 """The images that a result speaks of: one plane after the other, whether each is a file or a frame of one."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import (
@@ -162,6 +163,8 @@ class Source:
     """What a reader of the report must know of what was read and what was not."""
     representatives: Sequence[Plane] = ()
     """Those that stand for all of them where a statement is about all; by default the one in the middle."""
+    display: Callable[[int], NDArray[np.uint8]] | None = None
+    """A plane as a viewer shows it at first, 0 black to 255 white, where a window does not tell it all."""
 
     @cached_property
     def standing_for_all(self) -> Sequence[Plane]:

@@ -18,6 +18,8 @@ from coread.objects import ObjectKind, Profile
 MANIFEST_NAME = "coread.yaml"
 LONGEST_TITLE = 46
 """Characters: it heads the series descriptions, which have 64."""
+DEFAULT_CLASS_THRESHOLD = 0.5
+"""From which probability on a class is present, where the manifest does not say it."""
 
 
 class Strict(BaseModel):
@@ -233,6 +235,16 @@ class Boxes(Strict):
     """Whether index 0 is the outer edge of the first voxel (MONAI's convention), not its centre."""
 
 
+class Saliency(Strict):
+    """How a classifier explains itself: a map of where it looked (Grad-CAM)."""
+
+    layer: str
+    """The network's layer whose activations are weighed, as torch names it ("features.denseblock4")."""
+    method: Literal["gradcam", "gradcam++"] = "gradcam"
+    of: tuple[int, ...] | None = None
+    """Classes whose answer is explained; by default every one that holds, a normal one too."""
+
+
 class Resources(Strict):
     """What the model needs of a machine."""
 
@@ -306,6 +318,8 @@ class Manifest(Strict):
     probabilities: str | None = None
     """The key in the bundle's output that holds the probability of each class, one channel for each label value from
     0; needed for SEG-FRACTIONAL and MAP."""
+    saliency: Saliency | None = None
+    """Whether and how a classifier says where it looked."""
     limits: str
     """One sentence for the report: what the model is not for."""
 
@@ -313,6 +327,10 @@ class Manifest(Strict):
     def phases(self) -> Phases | None:
         """What is told from several phases; None: only one is read."""
         return next((series.phases for series in self.series if series.phases), None)
+
+    def threshold_of(self, key: int) -> float:
+        """From which probability on a class that does not exclude others is present."""
+        return self.classes[key].threshold or self.threshold or DEFAULT_CLASS_THRESHOLD
 
     def value_of(self, key: int) -> int:
         """The value in label volumes of what ``labels`` has under a key: 0 is the background's, so where channel 0 is a
@@ -324,6 +342,10 @@ class Manifest(Strict):
     def _probabilities_are_there(self) -> "Manifest":
         kinds = {kind for kinds in self.objects.values() for kind in kinds}
         wanted = kinds & {ObjectKind.SEG_FRACTIONAL, ObjectKind.MAP}
+        if self.saliency is not None:
+            wanted -= {ObjectKind.MAP}
+        elif ObjectKind.SC_MAP in kinds:
+            raise ValueError(f"{ObjectKind.SC_MAP} needs `saliency`")
         if wanted and self.probabilities is None:
             raise ValueError(f"{' and '.join(sorted(wanted))} need the output key `probabilities`")
         return self
@@ -365,6 +387,21 @@ class Manifest(Strict):
     def _answers_are_coded(self) -> "Manifest":
         if self.exclusive and any(meaning.value is None for meaning in self.classes.values()):
             raise ValueError("classes that exclude each other need a coded `value` each; else say `exclusive: false`")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_explained(self) -> "Manifest":
+        if self.saliency is None:
+            return self
+        if not self.classes:
+            raise ValueError("`saliency` explains classes; found a model without `classes`")
+        unknown = sorted(set(self.saliency.of or ()) - set(self.classes))
+        if unknown:
+            raise ValueError(f"`saliency.of` names classes, found {unknown[0]}, which is none")
+        of = self.saliency.of if self.saliency.of is not None else self.classes
+        nowhere = [self.classes[key].name for key in of if self.classes[key].anatomy is None]
+        if nowhere:
+            raise ValueError(f"`saliency` needs the `anatomy` of each class that it explains, found none: {nowhere[0]}")
         return self
 
     @field_validator("labels", "classes", "numbers")

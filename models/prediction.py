@@ -43,6 +43,11 @@ class Prediction:
     """Class → its probability, 0 to 1, for every class that the manifest lists; None: the model only says which."""
     chosen: int | None = None
     """The class that holds, where classes exclude each other."""
+    saliency: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Class that holds → how much each place mattered to it, 0 to 1 of this map's own maximum: (slice, row, column) on
+    the input's grid; (sample,) of what the network saw, where that has one axis."""
+    unexplained: Mapping[int, str] = field(default_factory=dict)
+    """Class that holds and should have such a map → why it has none."""
     boxes: tuple[Box, ...] = ()
     points: tuple[Point, ...] = ()
     numbers: Mapping[int, float] = field(default_factory=dict)

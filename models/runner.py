@@ -41,6 +41,11 @@ class BundleRunner:
         self.model.check_still_approved(self.digest)
         return self._reader.predict(channels)
 
+    @property
+    def networks(self) -> Sequence[torch.nn.Module]:
+        """What answers; nothing of a bundle that runs in a process of its own."""
+        return self._reader.networks
+
     def close(self) -> None:
         """Give back memory, temporary files and processes."""
         self._reader.close()

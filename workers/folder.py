@@ -18,10 +18,13 @@ from coread.objects import ObjectKind, Profile
 from coread.workers.cine_picture import montage_of_phases, volume_curve
 from coread.workers.ecg_picture import answer_of, ecg_picture
 from coread.workers.jobs import utc_now
-from coread.workers.picture import marked, montage
+from coread.workers.picture import marked, montage, saliency_picture
 from coread.workers.pipeline import Part, Reading, explain_refusal, read_study
 from coread.workers.study import Study
 from coread.workers.waveform import SourceWaveform
+
+LONGEST_UNREAD_S = 0.2
+"""Of a recording whose ends are cut off a little, the picture may still show it as if all had been read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,30 +113,45 @@ def _job(study: Study, runner: BundleRunner) -> tuple[str, datetime]:
 
 
 def write_reading(reading: Reading, folder: Path) -> list[Path]:
-    """Write the DICOM objects, ``summary.json``, and ``montage.png``, ``marks.png`` or ``ecg.png`` where there is
-    something to show, of a cine ``volume_curve.png``, too; returns the paths.
+    """Write the DICOM objects, ``summary.json``, and ``montage.png``, ``marks.png``, ``saliency.png`` or ``ecg.png``
+    where there is something to show, of a cine ``volume_curve.png``, too; returns the paths.
     """
     contents = {name: result.file() for name, result in zip(_names(reading), reading.objects, strict=True)}
     contents["summary.json"] = json.dumps(reading.summary, indent=2).encode()
     title = f"{reading.summary['model']} {reading.summary['model_version']} (RESEARCH)"
     source = reading.source
+    if isinstance(source, SourceWaveform):
+        contents["ecg.png"] = _ecg_picture(reading, source)
+        return _write(contents, folder)
     if reading.cycle:
         contents["volume_curve.png"] = volume_curve(reading.cycle, reading.numbers, title=title)
         segmented = [(part.phase, part.source, each) for part in reading.parts for each in _segmentations(part)]
         if segmented:
             contents["montage.png"] = montage_of_phases(segmented, title=title)
         return _write(contents, folder)
+    explaining = [each for each in reading.findings.maps if each.explains is not None]
+    for number, scalar_map in enumerate(explaining, start=1):
+        name = f"saliency-{number}.png" if len(explaining) > 1 else "saliency.png"
+        contents[name] = saliency_picture(source, scalar_map, title=title)
     for result in reading.objects:
-        if isinstance(source, SourceWaveform):
-            heading = (
-                f"{result.dataset.SeriesDescription}   {reading.summary['model']} {reading.summary['model_version']}"
-            )
-            contents["ecg.png"] = ecg_picture(source.recorded, title=heading, answer=answer_of(reading.findings))
-        elif result.kind is ObjectKind.SEG:
+        if result.kind is ObjectKind.SEG:
             contents["montage.png"] = montage(source.images, result.dataset, title=title)
         elif result.kind is ObjectKind.SR_KEY_FINDINGS and reading.findings.marks:
             contents["marks.png"] = marked(source, result.dataset, title=title)
     return _write(contents, folder)
+
+
+def _ecg_picture(reading: Reading, source: SourceWaveform) -> bytes:
+    """The recording with the answer; and which moments mattered to it, if the model was given all of the recording."""
+    report, summary = reading.objects[0].dataset, reading.summary
+    maps = [each for each in reading.prediction.saliency.values() if each.ndim == 1]
+    unread_s = source.recorded.duration_s - source.waveform.duration_s
+    return ecg_picture(
+        source.recorded,
+        title=f"{report.SeriesDescription}   {summary['model']} {summary['model_version']}",
+        answer=answer_of(reading.findings),
+        saliency=maps[0] if len(maps) == 1 and abs(unread_s) < LONGEST_UNREAD_S else None,
+    )
 
 
 def _segmentations(part: Part) -> list[Dataset]:

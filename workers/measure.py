@@ -22,9 +22,6 @@ INTENSITY = {
 }
 """What a voxel's value is, by modality (CID 7180), and its unit."""
 
-DEFAULT_THRESHOLD = 0.5
-"""From which probability on a class is present, where the manifest does not say it."""
-
 MM3_PER_ML = 1000.0
 FLAT = 1e-6
 """Relative extent below which a set of voxels has no extent in a direction."""
@@ -38,6 +35,7 @@ def findings_of(prediction: Prediction, volume: Volume, *, manifest: Manifest, m
     marks = (*_boxes(prediction, volume, manifest), *_points(prediction, manifest))
     found = {box.label for box in prediction.boxes} | {point.label for point in prediction.points}
     return Findings(
+        maps=tuple(_saliency(prediction, volume, manifest)),
         structures=tuple(each for each in structures if each.label not in {manifest.value_of(key) for key in found}),
         classifications=tuple(_classifications(prediction, manifest)),
         quantities=tuple(_quantities(prediction, manifest)),
@@ -165,10 +163,36 @@ def _classifications(prediction: Prediction, manifest: Manifest) -> Iterator[Cla
             if key == prediction.chosen and meaning.value is not None:
                 yield _classification(meaning, _code(meaning.value), probability)
         elif probability is not None:
-            threshold = meaning.threshold or manifest.threshold or DEFAULT_THRESHOLD
-            is_present = probability >= threshold
+            is_present = probability >= manifest.threshold_of(key)
             value = codes.PRESENT if is_present else codes.ABSENT
             yield _classification(meaning, value, probability if is_present else 1 - probability)
+
+
+def _saliency(prediction: Prediction, volume: Volume, manifest: Manifest) -> Iterator[ScalarMap]:
+    """A map for each class that holds and was explained on the images' grid."""
+    for key, values in prediction.saliency.items():
+        meaning = manifest.classes[key]
+        if values.ndim == 3 and meaning.anatomy is not None:
+            value = codes.PRESENT if prediction.chosen is None or meaning.value is None else _code(meaning.value)
+            yield ScalarMap(
+                name=f"Saliency for {meaning.name}",
+                volume=volume.with_array(values),
+                quantity=codes.SALIENCY,
+                unit=codes.NO_UNITS,
+                anatomy=_code(meaning.anatomy),
+                explains=_classification(meaning, value, prediction.classes[key]),
+            )
+
+
+def saliency_said(prediction: Prediction, manifest: Manifest) -> list[dict[str, str | bool]]:
+    """Of each class that holds, whether there is a map of what mattered to it; if not, why. As JSON."""
+    found: list[dict[str, str | bool]] = [
+        {"name": manifest.classes[key].name, "map": True} for key in prediction.saliency
+    ]
+    return found + [
+        {"name": manifest.classes[key].name, "map": False, "reason": reason}
+        for key, reason in prediction.unexplained.items()
+    ]
 
 
 def _classification(meaning: ClassMeaning, value: Code, probability: float | None) -> Classification:

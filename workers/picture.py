@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from coread.dicom_sr.decode import frame_geometries, frames_of
+from coread.dicom_sr.heat_map import NO_DISEASE, answer_in_words, apply_bar, blended, shown_slices
 from coread.dicom_sr.key_findings import outlines_in_report
 from coread.dicom_sr.outlines import Points
 from coread.dicom_sr.proof import ring_in_slice
+from coread.dicom_sr.secondary_capture import shown_grey
+from coread.findings import ScalarMap
 from coread.volume import Volume
 from coread.workers.volume import SourceVolume, build_volume
 
@@ -32,6 +35,11 @@ MARK_COLOUR = "yellow"
 INCHES_PER_SLICE = 2.6
 HEAD_INCHES = 0.7
 DOTS_PER_INCH = 110
+SALIENT_COLUMNS = 4
+MOST_SALIENT = 12
+"""Slices of a saliency map that are drawn."""
+SCALE_INCHES = 0.9
+"""For the scale of colours, beside the slices."""
 MARGIN_PIXELS = 24
 """What is shown around the segments; a slice without any is shown in the same window."""
 
@@ -90,6 +98,49 @@ def marked(source: SourceVolume, report: Dataset, *, title: str) -> bytes:
         for ring in rings:
             axes.plot(*(ring - 0.5).T, color=MARK_COLOUR, linewidth=1.1, marker="+" if len(ring) == 1 else None)
     return png_of(figure, height)
+
+
+def saliency_picture(source: SourceVolume, scalar_map: ScalarMap, *, title: str) -> bytes:
+    """A PNG of where a model looked: each slice in which that is half of its maximum or more (of many, the highest
+    ones), with the map over it, a line where it is half, the scale of colours, and the answer that it explains.
+
+    Raises ValueError if the map explains no answer.
+    """
+    if scalar_map.explains is None:
+        raise ValueError("expected a map that explains an answer, found none")
+    values = scalar_map.volume.array
+    highest = np.argsort(values.max(axis=(1, 2)))[::-1][:MOST_SALIENT]
+    shown = sorted({int(index) for index in highest} & set(shown_slices(scalar_map)))
+    columns = min(SALIENT_COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    _, tall, wide = scalar_map.volume.spatial_shape
+    _, row_mm, column_mm = scalar_map.volume.spacing
+    inches = 2 * INCHES_PER_SLICE if len(shown) == 1 else INCHES_PER_SLICE
+    inches_high = float(np.clip(inches * tall * row_mm / (wide * column_mm), inches / 2, 2 * inches))
+    head, width = HEAD_INCHES + 0.5, max(columns * inches, FEWEST_COLUMNS * INCHES_PER_SLICE) + SCALE_INCHES
+    height = rows * inches_high + head
+    figure = Figure(figsize=(width, height), facecolor="black")
+    for line, text in enumerate((title, answer_in_words(scalar_map.explains), NO_DISEASE)):
+        figure.text(0.01, 1 - (0.08 + 0.28 * line) / height, text, **FRAME)
+    for place, (index, grey) in enumerate(zip(shown, shown_grey(source.as_source, shown), strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.axis("off")
+        axes.imshow(blended(grey, values[index]), interpolation="nearest", aspect=row_mm / column_mm)
+        axes.contour(values[index], levels=[0.5], colors=["white"], linewidths=0.9)
+        if len(values) > 1:
+            axes.text(0.02, 0.97, str(index + 1), transform=axes.transAxes, **FRAME)
+    figure.subplots_adjust(
+        left=0, right=1 - SCALE_INCHES / width, bottom=0, top=1 - head / height, wspace=0.02, hspace=0.02
+    )
+    scale = figure.add_axes((1 - 0.75 * SCALE_INCHES / width, 0.08, 0.2 * SCALE_INCHES / width, 0.84 - head / height))
+    scale.imshow(apply_bar(np.linspace(0, 1, 256, dtype=np.float32))[:, None], origin="lower", aspect="auto")
+    scale.set_xticks([])
+    scale.set_yticks([0, 127.5, 255], labels=["0", "half", "max."], color="white", fontsize=8)
+    scale.yaxis.tick_right()
+    scale.axhline(127.5, color="white", linewidth=0.9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="black")
+    return buffer.getvalue()
 
 
 def empty_figure(rows: int, *, columns: int, title: str) -> tuple[Figure, float]:

@@ -5,7 +5,7 @@ what is measured empties, each read as a stack of its own.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,9 +20,9 @@ from coread.findings import Findings, NotEvaluated
 from coread.models.manifest import Manifest, WaveformRequirement
 from coread.models.prediction import Prediction
 from coread.models.runner import BundleRunner
-from coread.objects import ObjectKind, Profile, wanted_objects
+from coread.objects import SALIENCY_OBJECTS, SALIENCY_OF_PROJECTIONS, ObjectKind, Profile, wanted_objects
 from coread.workers.cycle import Cycle, Look, follow, summary_of, tell
-from coread.workers.measure import answers_of, findings_of, sought
+from coread.workers.measure import answers_of, findings_of, saliency_said, sought
 from coread.workers.phases import Cine
 from coread.workers.plausibility import check_field_of_view
 from coread.workers.resample import onto
@@ -139,7 +139,7 @@ def read_study(
         parts = [_part(look, manifest, modality, identity) for look in looks]
         numbers = tell(cycle, [part.findings for part in parts], manifest=manifest) if cycle else Findings()
     with watch.stage("encode"):
-        kinds = wanted_objects(profiles, manifest.objects)
+        kinds = wanted_objects(profiles, manifest.objects, besides=_besides(manifest))
         parts = [_encoded(part, kinds) for part in parts]
         objects = [each for part in parts for each in part.objects]
         if cycle:
@@ -159,6 +159,7 @@ def read_study(
             "device": prediction.device,
             "way": prediction.way,
             "adapted": list(prediction.adapted),
+            "saliency": saliency_said(prediction, manifest),
             "series": dict(choice.reasons),
             "seconds": watch.seconds,
         },
@@ -199,6 +200,7 @@ def _read_ecg(
             "device": prediction.device,
             "way": prediction.way,
             "adapted": [*source.adapted, *prediction.adapted],
+            "saliency": saliency_said(prediction, manifest),
             "series": dict(choice.reasons),
             "seconds": watch.seconds,
         },
@@ -222,6 +224,13 @@ def _part(look: Look, manifest: Manifest, modality: str, identity: ResultIdentit
 def _encoded(part: Part, kinds: frozenset[ObjectKind]) -> Part:
     objects = encode_findings(part.findings, source=part.source.as_source, identity=part.identity, kinds=kinds)
     return replace(part, objects=objects)
+
+
+def _besides(manifest: Manifest) -> Mapping[Profile, Sequence[ObjectKind]]:
+    """What a classifier that says where it looked writes besides, if its package does not choose by itself."""
+    if manifest.saliency is None:
+        return {}
+    return SALIENCY_OF_PROJECTIONS if manifest.series[0].projection else SALIENCY_OBJECTS
 
 
 def explain_refusal(

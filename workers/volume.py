@@ -59,7 +59,19 @@ class SourceVolume:
     @cached_property
     def as_source(self) -> Source:
         """What results refer to."""
-        return Source(planes=self.planes, spacing_mm=self.volume.spacing[0], volume=self.volume)
+        is_projection = self.volume.frame_of_reference_uid is None
+        return Source(
+            planes=self.planes,
+            spacing_mm=None if is_projection else self.volume.spacing[0],
+            volume=self.volume,
+            display=self.displayed if is_projection else None,
+        )
+
+    def displayed(self, index: int) -> NDArray[np.uint8]:
+        """A plane as a viewer shows it at first, (row, column), 0 black to 255 white."""
+        plane = self.planes[index]
+        (shown,) = _displayed([plane], [_values(plane, _decoded(plane.image))])
+        return np.asarray(np.rint(shown.clip(0, WHITE)), np.uint8)
 
 
 def build_volume(images: Sequence[Dataset], *, values: Values = "modality") -> SourceVolume:

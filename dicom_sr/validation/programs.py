@@ -12,6 +12,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from coread.dicom_sr.validation.geometry import frames, geometry
 from coread.dicom_sr.validation.problem import Problem, Severity, problems_of
 
 TIMEOUT_S = 120
@@ -69,6 +70,11 @@ def _is_in_a_frame_of_reference(dataset: Dataset) -> bool:
     return "TotalPixelMatrixRows" not in dataset and bool(dataset.get("FrameOfReferenceUID"))
 
 
+def _has_a_place(dataset: Dataset) -> bool:
+    """Whether frames say where they lie, which those of a radiograph do not."""
+    return any(geometry(dataset, groups)[0] is not None for groups in frames(dataset)[:1])
+
+
 PROGRAMS = (
     Program(
         name="dciodvfy",
@@ -112,6 +118,7 @@ PROGRAMS = (
             dataset.get("SOPClassUID") == PARAMETRIC_MAP
             and "FloatPixelData" in dataset
             and _is_in_a_frame_of_reference(dataset)
+            and _has_a_place(dataset)
         ),
         arguments=lambda file, _sources, output: ["--inputDICOM", file, "--outputDirectory", output, "-t", "nii"],
         reads_back=True,

@@ -34,6 +34,7 @@ from coread.models.bundle.configuration import (
     run_compiled,
 )
 from coread.models.bundle.in_memory import Feed
+from coread.models.bundle.saliency import Call, Looked, check_layer, watched
 from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.manifest import Manifest
 from coread.models.metadata import find_metadata
@@ -59,6 +60,8 @@ class RawOutput:
     captured: Sequence[Any]
     image: Any
     """What the network saw: the preprocessed image, (channel, …)."""
+    looked: Looked | None = None
+    """What is needed to explain the answer, if the manifest asks for it."""
 
 
 @dataclass(kw_only=True)
@@ -98,10 +101,11 @@ class BundleEngine:
         evaluator, self._evaluator = self._evaluator or self._build(), None
         evaluator.state.output = None
         try:
-            with self._files(channels) as item, self._today():
+            networks = _networks(evaluator) if self.manifest.saliency else ()
+            with self._files(channels) as item, self._today(), watched(networks) as calls:
                 self._feed.start(channels, {**self.manifest.prompt, **item})
                 evaluator.run()
-                raw = self._raw_output(evaluator)
+                raw = self._raw_output(evaluator, calls)
         except Exception as error:  # a bundle is foreign code: whatever it raises, this job has failed
             raise self._explained(error, "failed") from error
         finally:
@@ -123,6 +127,11 @@ class BundleEngine:
         if what not in self.adapted:
             self.adapted.append(what)
             logging.getLogger(__name__).info("%s: %s", self.manifest.name, what)
+
+    @property
+    def networks(self) -> Sequence[torch.nn.Module]:
+        """What answers, warm."""
+        return list(_networks(self._evaluator)) if self._evaluator else []
 
     def close(self) -> None:
         """Give back memory and temporary files."""
@@ -179,6 +188,8 @@ class BundleEngine:
         for index in range(len(configuration.first)):
             parser.get_parsed_content(f"coread_first#{index}")
         self._load_weights(parser, content, evaluator)
+        if self.manifest.saliency:
+            check_layer(_networks(evaluator), self.manifest.saliency, self.manifest.name)
         return evaluator
 
     def _load_weights(self, parser: ConfigParser, content: Mapping[str, Any], evaluator: Any) -> None:
@@ -229,13 +240,16 @@ class BundleEngine:
                 files.setdefault(key, []).append(str(path))
             yield {key: each[0] if len(each) == 1 else each for key, each in files.items()}
 
-    def _raw_output(self, evaluator: Engine) -> RawOutput:
+    def _raw_output(self, evaluator: Any, calls: Sequence[Call]) -> RawOutput:
         output, batch = evaluator.state.output, evaluator.state.batch
+        key, image = _image_of(output, batch)
+        looked = Looked(calls=calls, image=image, image_key=key, preprocessing=evaluator.data_loader.dataset.transform)
         return RawOutput(
             output=_first(output),
             saved=dict(self._feed.saved),
             captured=list(self._feed.captured),
-            image=_image_of(output, batch),
+            image=image,
+            looked=looked if self.manifest.saliency else None,
         )
 
     def _explained(self, error: Exception, happened: str) -> CoreadError:
@@ -315,21 +329,24 @@ def _first(output: Any) -> Mapping[str, Any]:
     return {"pred": output}
 
 
-def _image_of(output: Any, batch: Any) -> Any:
-    """What the network saw, (channel, …), wherever it was left; None if it cannot be found."""
+def _image_of(output: Any, batch: Any) -> tuple[str | None, Any]:
+    """What the network saw, (channel, …), wherever it was left, and its name there if it has one; None if it cannot be
+    found.
+    """
     for owner in (batch, output):
         each = owner[0] if isinstance(owner, Sequence) and not isinstance(owner, str) and owner else owner
-        images = _images(each) if isinstance(each, Mapping) else [each]
-        if len(images) == 1 and isinstance(images[0], MetaTensor):
-            return images[0][0] if owner is batch and isinstance(batch, Mapping) else images[0]
-    return None
+        images: Mapping[Any, Any] = _images(each) if isinstance(each, Mapping) else {None: each}
+        for key, image in images.items():
+            if len(images) == 1 and isinstance(image, MetaTensor):
+                return key, image[0] if owner is batch and isinstance(batch, Mapping) else image
+    return None, None
 
 
-def _images(case: Mapping[str, Any]) -> list[Any]:
+def _images(case: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is called an image, else what carries a place in the patient and is no prediction."""
     if "image" in case:
-        return [case["image"]]
-    return [value for key, value in case.items() if isinstance(value, MetaTensor) and key != "pred"]
+        return {"image": case["image"]}
+    return {key: value for key, value in case.items() if isinstance(value, MetaTensor) and key != "pred"}
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

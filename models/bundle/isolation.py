@@ -87,6 +87,11 @@ class IsolatedReader:
         header, answer = self._ask(*_message_of(channels), time_s=self._manifest.resources.time_s)
         return _prediction_of(header, answer)
 
+    @property
+    def networks(self) -> Sequence[torch.nn.Module]:
+        """None in this process."""
+        return ()
+
     def close(self) -> None:
         """End the process, and delete what it left."""
         self._end()
@@ -250,6 +255,8 @@ def _arrays_of(prediction: Prediction) -> tuple[dict[str, Any], dict[str, NDArra
         "probabilities": list(prediction.probabilities),
         "classes": {str(key): value for key, value in prediction.classes.items()},
         "chosen": prediction.chosen,
+        "saliency": list(prediction.saliency),
+        "unexplained": {str(key): reason for key, reason in prediction.unexplained.items()},
         "boxes": [[box.label, box.probability, *box.low, *box.high] for box in prediction.boxes],
         "points": [[point.label, *point.place] for point in prediction.points],
         "numbers": {str(key): value for key, value in prediction.numbers.items()},
@@ -259,6 +266,7 @@ def _arrays_of(prediction: Prediction) -> tuple[dict[str, Any], dict[str, NDArra
     }
     arrays: dict[str, NDArray[Any]] = {f"layer{index}": layer for index, layer in enumerate(prediction.layers)}
     arrays |= {f"probability{label}": values for label, values in prediction.probabilities.items()}
+    arrays |= {f"saliency{key}": values for key, values in prediction.saliency.items()}
     return header, arrays
 
 
@@ -268,6 +276,8 @@ def _prediction_of(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
         probabilities={label: arrays[f"probability{label}"] for label in header["probabilities"]},
         classes={int(key): value for key, value in header["classes"].items()},
         chosen=header["chosen"],
+        saliency={key: arrays[f"saliency{key}"] for key in header["saliency"]},
+        unexplained={int(key): reason for key, reason in header["unexplained"].items()},
         boxes=tuple(
             Box(label=int(label), probability=probability, low=np.array(places[:3]), high=np.array(places[3:]))
             for label, probability, *places in header["boxes"]

@@ -11,6 +11,7 @@ from coread.errors import ConfigurationError, OutOfMemory
 from coread.models.bundle.engine import BundleEngine, RawOutput
 from coread.models.bundle.grid import ModelGrid
 from coread.models.bundle.outputs import interpret, interpret_waveform
+from coread.models.bundle.saliency import explained
 from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.bundle.waveform_tensor import tensor_of
 from coread.models.manifest import Manifest, TaskKind
@@ -60,13 +61,22 @@ class BundleReader:
         if isinstance(channels, Waveform):
             raw, device, done = self._run([tensor_of(channels)])
             answer = interpret_waveform(raw, self._engine, self.task)
+            if raw.looked is not None:
+                answer = explained(answer, raw.looked, self._manifest, None)
             return replace(answer, device=device, way=self._engine.way, adapted=(*self._engine.adapted, *done))
         projection = self._manifest.series[0].projection
         grid = ModelGrid.of(channels[0], self._manifest.orientation, projection=projection)
         tensors = [grid.tensor(each, colours=projection and self._channels == 3) for each in channels]
         raw, device, done = self._run(tensors)
         prediction = interpret(raw, self._engine, grid, channels[0], self.task)
+        if raw.looked is not None:
+            prediction = explained(prediction, raw.looked, self._manifest, grid)
         return replace(prediction, device=device, way=self._engine.way, adapted=(*self._engine.adapted, *done))
+
+    @property
+    def networks(self) -> Sequence[torch.nn.Module]:
+        """What answers, warm."""
+        return self._engine.networks
 
     def close(self) -> None:
         """Give back memory and temporary files."""

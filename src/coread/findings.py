@@ -107,6 +107,8 @@ class ScalarMap:
     """What the numbers are (CID 7180)."""
     unit: Code
     anatomy: Code
+    explains: Classification | None = None
+    """The answer that a saliency map is about: how much each place mattered to it, of the map's own maximum."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

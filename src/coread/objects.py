@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class ObjectKind(StrEnum):
@@ -35,6 +36,8 @@ class ObjectKind(StrEnum):
     """Key Object Selection: the images that show the findings best."""
     RTSTRUCT = "RTSTRUCT"
     """RT Structure Set: outlines for treatment planning."""
+    SC_MAP = "SC-MAP"
+    """Multi-frame True Color Secondary Capture with a saliency map blended over the images."""
 
 
 class Profile(StrEnum):
@@ -59,9 +62,29 @@ DEFAULT_OBJECTS: Mapping[Profile, Sequence[ObjectKind]] = {
 """What is written for a destination, where a model's package does not say otherwise."""
 
 
+SALIENCY_OBJECTS: Mapping[Profile, Sequence[ObjectKind]] = {
+    Profile.OHIF: (ObjectKind.SC_MAP,),  # it lays a parametric map over a stack of slices only, and fails on others
+    Profile.SLICER: (ObjectKind.MAP,),
+    Profile.LEGACY: (ObjectKind.SC_MAP,),
+}
+"""What is written besides if a classifier says where it looked, where its package does not say otherwise."""
+
+SALIENCY_OF_PROJECTIONS: Mapping[Profile, Sequence[ObjectKind]] = dict.fromkeys(Profile, (ObjectKind.SC_MAP,))
+"""The same of a radiograph: no viewer lays a map over an image that has no place in the patient."""
+
+
 def wanted_objects(
-    profiles: Sequence[Profile], chosen: Mapping[Profile, Sequence[ObjectKind]]
+    profiles: Sequence[Profile],
+    chosen: Mapping[Profile, Sequence[ObjectKind]],
+    *,
+    besides: Mapping[Profile, Sequence[ObjectKind]] = MappingProxyType({}),
 ) -> frozenset[ObjectKind]:
-    """Every kind that one of the destinations wants; ``chosen`` by the package goes before the defaults."""
-    kinds = {kind for profile in profiles for kind in chosen.get(profile, DEFAULT_OBJECTS[profile])}
+    """Every kind that one of the destinations wants; ``chosen`` by the package goes before the defaults, to which
+    ``besides`` are added.
+    """
+    kinds = {
+        kind
+        for profile in profiles
+        for kind in chosen.get(profile, (*DEFAULT_OBJECTS[profile], *besides.get(profile, ())))
+    }
     return frozenset(kinds) | ALWAYS

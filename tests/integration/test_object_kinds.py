@@ -71,17 +71,16 @@ def everything_in(source: SourceVolume, *labels: int) -> Findings:
     array = findings.mask.array
     noise = np.random.default_rng(1).random(array.shape).astype(np.float32)
     probabilities = {label: np.where(array == label, 0.8 + 0.2 * noise, 0.3 * noise) for label in (1, 2)}
+    classification = Classification(
+        name="Pneumonia",
+        finding=Code("233604007", "SCT", "Pneumonia"),
+        value=Code("52101004", "SCT", "Present"),
+        probability=0.87,
+    )
     return replace(
         findings,
         probabilities={label: each.astype(np.float32) for label, each in probabilities.items()},
-        classifications=(
-            Classification(
-                name="Pneumonia",
-                finding=Code("233604007", "SCT", "Pneumonia"),
-                value=Code("52101004", "SCT", "Present"),
-                probability=0.87,
-            ),
-        ),
+        classifications=(classification,),
         maps=(
             ScalarMap(
                 name="Probability of Second",
@@ -89,6 +88,14 @@ def everything_in(source: SourceVolume, *labels: int) -> Findings:
                 quantity=codes.PROBABILITY,
                 unit=codes.NO_UNITS,
                 anatomy=LEFT_VENTRICLE,
+            ),
+            ScalarMap(
+                name="Saliency for Pneumonia",
+                volume=source.volume.with_array(noise / noise.max()),
+                quantity=codes.SALIENCY,
+                unit=codes.NO_UNITS,
+                anatomy=LEFT_VENTRICLE,
+                explains=classification,
             ),
         ),
     )
@@ -229,7 +236,7 @@ def test_dcmqi_gives_back_the_map(case: tuple[SourceVolume, dict[ObjectKind, Res
     status, said = output_of("paramap2itkimage", *arguments)
     assert status == 0, said
     image: Any = nibabel.load(tmp_path / "pmap.nii.gz")
-    expected = everything_in(source, 1, 2).maps[0].volume
+    expected = everything_in(source, 1, 2).maps[-1].volume
     for index in [(0, 0, 0), (5, 19, 13), (2, 7, 11), (4, 3, 0)]:
         (place,) = expected.map_indices_to_reference([index]) * [-1, -1, 1]
         at = np.linalg.inv(image.affine) @ [*place, 1]

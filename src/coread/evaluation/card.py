@@ -12,9 +12,8 @@ from coread.errors import ConfigurationError
 from coread.evaluation.document import has_report_form, load_report
 from coread.evaluation.words import FIGURES, interval_in_words, of_subject
 from coread.models.catalogue import InstalledModel
-from coread.models.manifest import ClassMeaning, CodeTriple, Manifest, Patterns, Range, SeriesRequirement
+from coread.models.manifest import CodeTriple, Manifest, Patterns, Range, SeriesRequirement
 from coread.models.metadata import find_metadata
-from coread.workers.measure import DEFAULT_THRESHOLD
 
 REPORT, TRAINING = "docs/report.json", "docs/training.md"
 """In the package."""
@@ -180,9 +179,9 @@ def _outputs(manifest: Manifest) -> str:
             (
                 meaning.name,
                 _codes(meaning.finding, meaning.anatomy),
-                _codes(meaning.value) if meaning.value else f"present from {_threshold(meaning, manifest):g} on",
+                _codes(meaning.value) if meaning.value else f"present from {manifest.threshold_of(key):g} on",
             )
-            for _, meaning in sorted(manifest.classes.items())
+            for key, meaning in sorted(manifest.classes.items())
         ]
         return f"## What it finds\n\n{how}\n\n" + _table(("class", "finding", "answer"), rows)
     rows = [
@@ -190,10 +189,6 @@ def _outputs(manifest: Manifest) -> str:
         for _, meaning in sorted(manifest.numbers.items())
     ]
     return "## What it finds\n\n" + _table(("number", "code", "unit"), rows)
-
-
-def _threshold(meaning: ClassMeaning, manifest: Manifest) -> float:
-    return meaning.threshold or manifest.threshold or DEFAULT_THRESHOLD
 
 
 def _codes(*codes: CodeTriple | None) -> str:

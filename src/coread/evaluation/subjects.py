@@ -12,8 +12,7 @@ from coread.evaluation.agreement import agreement_statistics
 from coread.evaluation.bootstrap import Statistic
 from coread.evaluation.classes import answer_statistics, multiclass_statistics, reliability, score_statistics
 from coread.evaluation.compare import ClassResult, NumberResult, StructureResult
-from coread.models.manifest import CodeTriple, Manifest
-from coread.workers.measure import DEFAULT_THRESHOLD
+from coread.models.manifest import DEFAULT_CLASS_THRESHOLD, CodeTriple, Manifest
 
 Kind = Literal["structure", "classes", "class", "question", "number"]
 Flags = NDArray[np.bool_]
@@ -85,7 +84,7 @@ def _class_subjects(results: Sequence[Mapping[int, ClassResult]], manifest: Mani
     for place, key in enumerate(keys):
         meaning, score = manifest.classes[key], scores[:, place]
         truth, answer, is_known = truths[:, place], answers[:, place], known[:, place]
-        threshold = None if manifest.exclusive else meaning.threshold or manifest.threshold or DEFAULT_THRESHOLD
+        threshold = None if manifest.exclusive else manifest.threshold_of(key)
         yield Subject(
             kind="class",
             name=meaning.name,
@@ -118,7 +117,7 @@ def _questions(
     keys: Sequence[int], truths: Flags, answers: Flags, scores: Numbers, manifest: Manifest
 ) -> Iterator[Subject]:
     """The questions that several classes answer, where one of the answers is Absent: is the finding there at all?"""
-    threshold = manifest.threshold or DEFAULT_THRESHOLD
+    threshold = manifest.threshold or DEFAULT_CLASS_THRESHOLD
     for finding, places in classes_by_finding(keys, manifest).items():
         absent = [place for place in places if _is_absent(manifest.classes[keys[place]].value)]
         if len(absent) != 1 or len(places) < 2:
