@@ -70,7 +70,7 @@ class SourceVolume:
     def displayed(self, index: int) -> NDArray[np.uint8]:
         """A plane as a viewer shows it at first, (row, column), 0 black to 255 white."""
         plane = self.planes[index]
-        (shown,) = _displayed([plane], [_values(plane, _decoded(plane.image))])
+        (shown,) = _displayed([plane], _pixels([plane], "modality"))
         return np.asarray(np.rint(shown.clip(0, WHITE)), np.uint8)
 
 

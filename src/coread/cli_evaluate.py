@@ -87,6 +87,8 @@ def _progress(studies: "Sequence[Study]") -> "Iterator[Study]":
     columns = (TextColumn("reading studies"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield from progress.track(studies)
+    if console.is_terminal:
+        console.print("computing figures and intervals")
 
 
 def _show(report: dict[str, Any], output: Path) -> None:

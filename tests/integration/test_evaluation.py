@@ -49,7 +49,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 HOSTILE = "<script>alert('x')</script>^Müller & Söhne"
-LABELS: dict[str, Any] = {"labels": MANIFEST["labels"], "series": MANIFEST["series"]}
 
 
 def run(studies: Path, runner: BundleRunner, reference: Path, **method: Any) -> Evaluation:
@@ -113,12 +112,13 @@ def test_the_figures_are_those_of_other_programs(perturbed: Perturbed, left_vent
     evaluation = run(perturbed.studies, left_ventricle, perturbed.reference)
     voxel_ml = math.prod(perturbed.spacing) / 1000
     for label, meaning in left_ventricle.model.manifest.labels.items():
-        masks = [tensor(each[label])[None, None].float() for each in (perturbed.found, perturbed.truth)]
+        both = (tensor(each[label])[None, None].float() for each in (perturbed.found, perturbed.truth))
+        masks: dict[str, Any] = dict(zip(("y_pred", "y"), both, strict=True))
         of = subject(evaluation, meaning.name)
-        assert value(of, "dice") == pytest.approx(float(compute_dice(*masks)), abs=1e-5)
+        assert value(of, "dice") == pytest.approx(float(compute_dice(**masks)), abs=1e-5)
         options: dict[str, Any] = {"include_background": True, "percentile": 95, "spacing": [perturbed.spacing]}
         assert value(of, "hausdorff_95_mm") == pytest.approx(
-            float(compute_hausdorff_distance(*masks, **options)), rel=1e-5
+            float(compute_hausdorff_distance(**masks, **options)), rel=1e-5
         )
         found, truth = (int(each[label].sum()) * voxel_ml for each in (perturbed.found, perturbed.truth))
         assert value(of, "volume_bias") == pytest.approx(found - truth, abs=1e-4)
@@ -156,7 +156,7 @@ def test_the_command_writes_report_and_page(perturbed: Perturbed, tmp_path: Path
 def test_what_does_not_match_is_counted_and_listed(
     perturbed: Perturbed, left_ventricle: BundleRunner, tmp_path: Path
 ) -> None:
-    images = [pydicom.dcmread(path) for path in sorted(perturbed.studies.glob("*.dcm"))]
+    images: list[Dataset] = [pydicom.dcmread(path) for path in sorted(perturbed.studies.glob("*.dcm"))]
     for name in ("alone", "unfit"):
         for image in images:
             image.StudyInstanceUID, image.SeriesInstanceUID = derived_uid(name), derived_uid(name, "series")
@@ -200,6 +200,30 @@ def test_no_match_at_all_is_an_error(perturbed: Perturbed, left_ventricle: Bundl
         run(perturbed.studies, left_ventricle, tmp_path / "empty")
     with pytest.raises(ConfigurationError, match="found nothing at"):
         run(perturbed.studies, left_ventricle, tmp_path / "nowhere")
+
+
+def test_a_reference_that_cannot_be_used_is_listed_with_the_reason(
+    perturbed: Perturbed, left_ventricle: BundleRunner, tmp_path: Path
+) -> None:
+    for name in ("usable", "moved"):
+        images: list[Dataset] = [pydicom.dcmread(path) for path in sorted(perturbed.studies.glob("*.dcm"))]
+        for image in images:
+            image.StudyInstanceUID, image.SeriesInstanceUID = derived_uid(name), derived_uid(name, "series")
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = derived_uid(name, image.SOPInstanceUID)
+        write_files(images, tmp_path / "studies" / name)
+        labels = build_volume(images).volume.with_array(np.where(perturbed.truth[2], 2, 0).astype(np.uint8))
+        write_reference(labels, images, left_ventricle.model.manifest, tmp_path / "reference" / f"{name}.dcm")
+    changed(tmp_path / "reference" / "moved.dcm", tmp_path / "reference", moved).rename(
+        tmp_path / "reference" / "moved.dcm"
+    )
+    evaluation = run(tmp_path / "studies", left_ventricle, tmp_path / "reference")
+    (left,) = evaluation.report["left_out"]
+    assert left["why"] == "reference not usable"
+    assert left["reason"].startswith("expected a reference on the grid of the images that the model read, found …")
+    assert evaluation.report["counts"]["compared"] == 1
+    (tmp_path / "reference" / "usable.dcm").unlink()
+    with pytest.raises(InputError, match="expected studies that can be compared, found none of 1 with a reference"):
+        run(tmp_path / "studies", left_ventricle, tmp_path / "reference")
 
 
 def test_what_coread_has_found_is_no_reference(

@@ -18,6 +18,9 @@ ledger = Ledger("sqlite://")
 from coread.orthanc_process import PLUGIN_SCRIPT
 assert PLUGIN_SCRIPT.is_file()
 assert (Path(coread.__file__).parent / "migrations" / "versions" / "0001_first_ledger.py").is_file()
+from coread.evaluation import document, page
+assert document.SCHEMA.is_file()
+assert (document.SCHEMA.parent / page.TEMPLATE).is_file()
 from coread.models.catalogue import installed_models
 from coread.models.runner import BundleRunner, choose_device
 from coread.settings import Settings

@@ -52,16 +52,17 @@ def test_a_box_moved_by_one_voxel_is_as_far_off_as_the_voxel_is_long(plane: str,
 def test_surface_distances_are_those_of_monai(seed: int) -> None:
     random = np.random.default_rng(seed)
     centre = random.uniform(6, 12, (2, 3))
-    index = np.stack(np.mgrid[:20, :20, :20], axis=-1)
+    index = np.moveaxis(np.indices((20, 20, 20)), 0, -1)
     truth, found = (((index - each) ** 2 / [9, 20, 14]).sum(axis=-1) < 1 for each in centre)
     truth[3:6, 3:6, 3:5] = True
     ours = surface_distances(found, truth, on_grid("oblique", (20, 20, 20)))
     assert ours is not None
-    one_hot = [torch.tensor(mask)[None, None].float() for mask in (found, truth)]
+    both = (torch.tensor(mask)[None, None].float() for mask in (found, truth))
+    one_hot: dict[str, Any] = dict(zip(("y_pred", "y"), both, strict=True))
     options: dict[str, Any] = {"include_background": True, "spacing": [SPACING]}
-    hausdorff = compute_hausdorff_distance(*one_hot, percentile=95, **options)
+    hausdorff = compute_hausdorff_distance(**one_hot, percentile=95, **options)
     assert ours.hausdorff_95 == pytest.approx(float(hausdorff), rel=1e-5)
-    mean = compute_average_surface_distance(*one_hot, symmetric=True, **options)
+    mean = compute_average_surface_distance(**one_hot, symmetric=True, **options)
     assert ours.mean == pytest.approx(float(mean), rel=1e-5)
 
 

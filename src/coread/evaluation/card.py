@@ -4,6 +4,7 @@ training, and the report of its evaluation.
 Light: no torch here.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,10 @@ def _figures(report: Mapping[str, Any]) -> str:
 
 
 def _subgroups(report: Mapping[str, Any]) -> Iterator[str]:
-    shown = [group for group in report["subgroups"] if group["subjects"]]
+    """Of traits in which the studies differ."""
+    traits = Counter(group["by"] for group in report["subgroups"])
+    groups = [group for group in report["subgroups"] if traits[group["by"]] > 1]
+    shown = [group for group in groups if group["subjects"]]
     if not shown:
         return
     titles = [
@@ -264,7 +268,7 @@ def _subgroups(report: Mapping[str, Any]) -> Iterator[str]:
                 for name, estimate in subject["estimates"].items()
             ),
         )
-        for group in report["subgroups"]
+        for group in groups
     ]
     few = report["method"]["fewest_patients"]
     yield f"### Subgroups\n\nOf fewer than {few} patients no figure is given.\n\n" + _table(

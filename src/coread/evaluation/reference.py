@@ -103,7 +103,9 @@ def _is_dicom(path: Path) -> bool:
 
 def _identity_of(path: Path) -> Dataset:
     try:
-        return pydicom.dcmread(path, specific_tags=["Modality", "Manufacturer", "StudyInstanceUID"])
+        return pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=["Modality", "Manufacturer", "StudyInstanceUID"]
+        )
     except UNPARSABLE as error:
         raise NotDicom(f"expected a DICOM file, found one that cannot be parsed: {path}; copy it again") from error
 

@@ -143,23 +143,20 @@ def _outcome(
     def left(why: Why, error: CoreadError) -> LeftOut:
         return LeftOut(number=number, study=study, why=why, error=error)
 
+    reading = None
     try:
         reading = read_study(study, runner, job_id=_job_id(study), created_at=at, profiles=profiles)
+        return _compared(study, number, reading, said, runner.model.manifest, method)
     except ConfigurationError:
         raise
     except InputError as error:
-        return left("refused", error)
+        return left("refused" if reading is None else "reference not usable", error)
     except CoreadError as error:
         return left("failed", error)
     except Exception as error:  # noqa: BLE001  # here a study ends: the others are still to be read
-        logger().exception("study not read", study_instance_uid=study.study_instance_uid)
-        return left(
-            "failed", CoreadError(f"unexpected {type(error).__name__}; please report it with the log line above")
-        )
-    try:
-        return _compared(study, number, reading, said, runner.model.manifest, method)
-    except InputError as error:
-        return left("reference not usable", error)
+        logger().exception("study not compared", study_instance_uid=study.study_instance_uid)
+        broken = CoreadError(f"unexpected {type(error).__name__}; please report it with the log line above")
+        return left("failed", broken)
 
 
 def _compared(
