@@ -273,7 +273,7 @@ def add_comment(group: Any, text: str) -> None:
 
 def add_cycle_point(group: Any, findings: Findings) -> None:
     """At which point of the heart's cycle it was looked at, if that was told apart: a coded evaluation (TID 1419 and
-    1501), as echocardiography names it (TID 5203).
+    1501), as echocardiography names it (PS3.17 CCCC.4.4).
     """
     if findings.cycle_point is not None:
         item = hd.sr.CodeContentItem(

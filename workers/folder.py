@@ -21,6 +21,7 @@ from coread.workers.jobs import utc_now
 from coread.workers.picture import marked, montage, saliency_picture
 from coread.workers.pipeline import Part, Reading, explain_refusal, read_study
 from coread.workers.study import Study
+from coread.workers.volume import SourceVolume
 from coread.workers.waveform import SourceWaveform
 
 LONGEST_UNREAD_S = 0.2
@@ -125,7 +126,8 @@ def write_reading(reading: Reading, folder: Path) -> list[Path]:
         return _write(contents, folder)
     if reading.cycle:
         contents["volume_curve.png"] = volume_curve(reading.cycle, reading.numbers, title=title)
-        segmented = [(part.phase, part.source, each) for part in reading.parts for each in _segmentations(part)]
+        stacks = [(part, part.source) for part in reading.parts if isinstance(part.source, SourceVolume)]
+        segmented = [(part.phase, stack, each) for part, stack in stacks for each in _segmentations(part)]
         if segmented:
             contents["montage.png"] = montage_of_phases(segmented, title=title)
         return _write(contents, folder)

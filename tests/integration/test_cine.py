@@ -111,7 +111,7 @@ def test_the_validators_find_nothing(form: str, counting: BundleRunner, tmp_path
     for judgement in validate_files(files, source=tmp_path / "source"):
         assert list(judgement.problems) == [], judgement.file.name
         assert {"dciodvfy", "dcentvfy"} <= set(judgement.programs)
-        assert ("dsrdump" in judgement.programs) == judgement.file.name.startswith("SR")
+        assert "dsrdump" in judgement.programs or not judgement.file.name.startswith("SR")
 
 
 def test_the_report_says_the_masks_numbers_and_the_phases_they_are_from(counting: BundleRunner) -> None:
