@@ -1,12 +1,9 @@
 import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
-
 from pathlib import Path
 
 import pytest
 
-from coread import phantom
+from coread import phantom, threads  # noqa: F401  # threads: before torch is loaded
 from coread.models.catalogue import installed_models
 from coread.models.runner import BundleRunner, choose_device
 from coread.settings import Settings

@@ -17,7 +17,12 @@ from coread.models.bundle.in_memory import Feed
 from coread.models.metadata import configurations_in, read_mapping
 
 LOADERS = dict.fromkeys(("LoadImaged", "LoadImageD", "LoadImageDict"), "TakeImaged") | {"LoadImage": "TakeImage"}
-SAVERS = dict.fromkeys(("SaveImaged", "SaveImageD", "SaveImageDict"), "Keepd") | {"SaveImage": "Keep"}
+SAVERS = {
+    **dict.fromkeys(
+        (f"{name}{end}" for name in ("SaveImage", "SaveClassification") for end in ("d", "D", "Dict")), "Keepd"
+    ),
+    "SaveImage": "Keep",
+}
 CHECKPOINT_LOADER = "CheckpointLoader"
 LOGS_ONLY = frozenset(
     {

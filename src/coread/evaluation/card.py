@@ -13,7 +13,7 @@ from coread.errors import ConfigurationError
 from coread.evaluation.document import has_report_form, load_report
 from coread.evaluation.words import FIGURES, interval_in_words, of_subject
 from coread.models.catalogue import InstalledModel
-from coread.models.manifest import CodeTriple, Manifest, Patterns, Range, SeriesRequirement
+from coread.models.manifest import CodeTriple, Manifest, Patterns, Range, SeriesRequirement, WaveformRequirement
 from coread.models.metadata import find_metadata
 
 REPORT, TRAINING = "docs/report.json", "docs/training.md"
@@ -133,6 +133,17 @@ def _between(unit: str) -> Any:
     return words
 
 
+def _recording(wanted: WaveformRequirement) -> Iterator[str]:
+    yield f"the leads {', '.join(wanted.leads)}, recorded together, limb leads computed where they are absent"
+    yield f"{wanted.sampling_rate_hz:g} samples a second or more, brought to that rate"
+    part = {
+        "refuse": "no more",
+        "centre": "or more, of which the middle is read",
+        "start": "or more, read from the start",
+    }
+    yield f"{wanted.duration_s:g} s, {part[wanted.longer]}"
+
+
 _WORDS: Mapping[str, Any] = {
     "must": _matching,
     "must_not": _not_matching,
@@ -145,7 +156,12 @@ _WORDS: Mapping[str, Any] = {
     "slice_spacing_mm": _between("mm from slice to slice"),
     "slice_thickness_mm": _between("mm SliceThickness"),
     "pixel_spacing_mm": _between("mm from pixel to pixel"),
+    "extent_mm": _between("mm along each edge of the volume"),
     "field_of_view_mm": lambda side: [f"what is measured within {side:g} mm around the image's centre"],
+    "waveform": _recording,
+    "phases": lambda phases: [
+        f"one phase; or several, of which {phases.filled.name} and {phases.emptied.name} are read"
+    ],
 }
 
 
