@@ -24,7 +24,7 @@ from coread.objects import SALIENCY_OBJECTS, SALIENCY_OF_PROJECTIONS, ObjectKind
 from coread.workers.cycle import Cycle, Look, follow, summary_of, tell
 from coread.workers.measure import answers_of, findings_of, saliency_said, sought
 from coread.workers.phases import Cine
-from coread.workers.plausibility import check_field_of_view
+from coread.workers.plausibility import check_field_of_view, check_found
 from coread.workers.resample import onto
 from coread.workers.series import check_population, choose, fitting_series
 from coread.workers.study import Study
@@ -131,6 +131,8 @@ def read_study(
     with watch.stage("infer"):
         cycle = follow(source, runner) if isinstance(source, Cine) else None
         looks = cycle.looks if cycle else (Look(source=source, prediction=runner.predict(channels)),)
+    if not study.is_of_noise:
+        check_found(looks[0].prediction.layers, manifest)
     for look in looks:
         check_field_of_view(look.prediction.layers, look.source.volume, manifest.series[0])
     identity = _identity(runner, job_id=job_id, created_at=created_at)

@@ -6,11 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coread.errors import GeometryError
-from coread.models.manifest import SeriesRequirement
+from coread.models.manifest import Manifest, SeriesRequirement
 from coread.volume import Volume
 
 EDGE_MM = 4.0
 """A structure that comes this near to the edge of what the model looks at may go on beyond it."""
+
+
+def check_found(layers: Sequence[NDArray[np.uint8]], manifest: Manifest) -> None:
+    """Raises GeometryError if a structure that everybody has was not found."""
+    lacking = [
+        meaning.name
+        for key, meaning in sorted(manifest.labels.items())
+        if meaning.always and not any((layer == manifest.value_of(key)).any() for layer in layers)
+    ]
+    if lacking:
+        raise GeometryError(
+            f"expected {' and '.join(lacking)} in {manifest.series[0].described_as}, found none; look whether the "
+            "images show it, in their middle, and measure by hand"
+        )
 
 
 def check_field_of_view(layers: Sequence[NDArray[np.uint8]], volume: Volume, requirement: SeriesRequirement) -> None:

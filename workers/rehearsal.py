@@ -66,6 +66,7 @@ def study_for(manifest: Manifest) -> Study:
         study_instance_uid=str(series[0][0].StudyInstanceUID),
         sop_instance_uids=uids,
         series=[_as_series(images) for images in series],
+        is_of_noise=True,
     )
 
 

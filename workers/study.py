@@ -59,6 +59,8 @@ class Study:
     series: Sequence[Series]
     files: Sequence[Path] = ()
     """Where it lies, if it lies in a folder."""
+    is_of_noise: bool = False
+    """Whether nobody was imaged: then nothing need be found."""
 
 
 def study_in_archive(archive: Archive, orthanc_id: str) -> Study:

@@ -57,6 +57,7 @@ def test_no_module_catches_everything_but_where_a_job_ends_or_a_callback_returns
         "model_store.py",
         "models/bundle/engine.py",
         "models/bundle/isolation.py",
+        "models/bundle/saliency.py",
         "plugin/service.py",
         "workers/folder.py",
         "workers/jobs.py",

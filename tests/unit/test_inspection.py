@@ -258,9 +258,9 @@ def test_arguments_that_let_weights_bring_code_along_are_unusual(tmp_path: Path)
 
 
 def test_the_bundle_that_ships_has_nothing_unusual(tmp_path: Path) -> None:
-    shutil.copytree(SHIPPED / "left_ventricle_sax" / "configs", tmp_path / "configs")
+    shutil.copytree(SHIPPED / "hippocampus_t1" / "configs", tmp_path / "configs")
     found = inspect_bundle(tmp_path)
-    assert "UNet" in found.targets
+    assert "DynUNet" in found.targets
     assert found.unusual == ()
 
 

@@ -1,0 +1,45 @@
+"""The people of the ``val`` split as DICOM studies with a reference standard, as `coread evaluate` takes them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from coread.evaluation.reference import write_reference
+from numpy.typing import NDArray
+
+from coread.dicom_files import series_of, write_files
+from coread.models.hippocampus_t1.train.data import Case
+from coread.models.manifest import load_manifest
+from coread.volume import Volume
+
+BUNDLE = Path(__file__).parents[1]
+BRIGHTEST = 4095.0
+"""Values are scaled to 12 bits, as scanners give them: in the files they reach from 1 to some 100 000."""
+
+
+def volume_of(array: NDArray[np.generic]) -> Volume:
+    """An array (x, y, z) of a case as a volume of axial slices; where it lies is unknown and does not matter."""
+    lps = np.asarray(array)[::-1, ::-1].transpose(2, 1, 0)
+    return Volume.of(lps, directions=np.eye(3)[::-1], spacing=(1.0, 1.0, 1.0)).centred_at((0.0, 0.0, 0.0))
+
+
+def write_studies(cases: Iterable[Case], folder: Path) -> tuple[Path, Path]:
+    """Write a study and a reference segmentation for each case; returns the folders of both."""
+    studies, references = folder / "studies", folder / "reference"
+    references.mkdir(parents=True)
+    manifest = load_manifest(BUNDLE)
+    for case in cases:
+        image = volume_of(case.image * (BRIGHTEST / case.image.max()))
+        images = series_of(
+            image,
+            modality="MR",
+            name=f"decathlon {case.name}",
+            patient_id=f"DECATHLON-{case.person}",
+            patient_name=f"DECATHLON^{case.person}",
+            study_description="Medical Segmentation Decathlon Task04",
+            series_description="T1 hippocampus crop",
+            body_part="BRAIN",
+        )
+        write_files(images, studies / case.name)
+        write_reference(volume_of(case.label), images, manifest, references / f"{case.name}.dcm")
+    return studies, references
