@@ -302,6 +302,9 @@ class Manifest(Strict):
     """Number of the class, from 0 → what it means."""
     numbers: Mapping[int, NumberMeaning] = Field(default_factory=dict)
     """Place of the number, from 0 → what it is."""
+    side_from_header: bool = False
+    """Whether structures are of the side that the images' header states (ImageLaterality, Laterality): for images of
+    one of two organs. Where it states none, they are of no side."""
     exclusive: bool = True
     """Whether exactly one of the classes holds."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None

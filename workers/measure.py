@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
@@ -21,6 +22,10 @@ INTENSITY = {
     "MR": (codes.MR_SIGNAL_INTENSITY, codes.ARBITRARY_UNIT),
 }
 """What a voxel's value is, by modality (CID 7180), and its unit."""
+
+SIDES_OF = ("ImageLaterality", "Laterality")
+SIDES = {"L": codes.LEFT, "R": codes.RIGHT}
+"""What the header may say, and what that is in code (CID 244)."""
 
 MM3_PER_ML = 1000.0
 FLAT = 1e-6
@@ -42,6 +47,21 @@ def findings_of(prediction: Prediction, volume: Volume, *, manifest: Manifest, m
         marks=marks,
         grid=volume if marks else None,
     )
+
+
+def on_side(findings: Findings, header: Dataset) -> Findings:
+    """The same of the side that the header states (PS3.3 C.7.3.1 and C.7.6.1), in code and in the names; as they are if
+    it states none.
+    """
+    stated = {str(header.get(keyword) or "").strip().upper() for keyword in SIDES_OF} - {""}
+    side = SIDES.get(stated.pop()) if len(stated) == 1 else None
+    if side is None:
+        return findings
+    structures = (
+        replace(structure, name=f"{side.meaning} {structure.name.lower()}", laterality=side)
+        for structure in findings.structures
+    )
+    return replace(findings, structures=tuple(structures))
 
 
 def answers_of(prediction: Prediction, manifest: Manifest) -> Findings:

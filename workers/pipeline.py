@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from pydicom.dataset import Dataset
+
 from coread.dicom_sr.encode import OF_A_CYCLE, ResultObject, encode_findings, encode_refusal
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.segmentation import tracking_uid
@@ -22,7 +24,7 @@ from coread.models.prediction import Prediction
 from coread.models.runner import BundleRunner
 from coread.objects import SALIENCY_OBJECTS, SALIENCY_OF_PROJECTIONS, ObjectKind, Profile, wanted_objects
 from coread.workers.cycle import Cycle, Look, follow, summary_of, tell
-from coread.workers.measure import answers_of, findings_of, saliency_said, sought
+from coread.workers.measure import answers_of, findings_of, on_side, saliency_said, sought
 from coread.workers.phases import Cine
 from coread.workers.plausibility import check_field_of_view, check_found
 from coread.workers.resample import onto
@@ -137,8 +139,7 @@ def read_study(
         check_field_of_view(look.prediction.layers, look.source.volume, manifest.series[0])
     identity = _identity(runner, job_id=job_id, created_at=created_at)
     with watch.stage("measure"):
-        modality = str(header.get("Modality", ""))
-        parts = [_part(look, manifest, modality, identity) for look in looks]
+        parts = [_part(look, manifest, header, identity) for look in looks]
         numbers = tell(cycle, [part.findings for part in parts], manifest=manifest) if cycle else Findings()
     with watch.stage("encode"):
         kinds = wanted_objects(profiles, manifest.objects, besides=_besides(manifest))
@@ -209,9 +210,12 @@ def _read_ecg(
     )
 
 
-def _part(look: Look, manifest: Manifest, modality: str, identity: ResultIdentity) -> Part:
+def _part(look: Look, manifest: Manifest, header: Dataset, identity: ResultIdentity) -> Part:
     """What a look at a stack found; if it was one of two phases, under identifiers of that phase."""
+    modality = str(header.get("Modality", ""))
     findings = findings_of(look.prediction, look.source.volume, manifest=manifest, modality=modality)
+    if manifest.side_from_header:
+        findings = on_side(findings, header)
     if look.phase is None:
         return Part(source=look.source, prediction=look.prediction, findings=findings, identity=identity)
     return Part(

@@ -224,7 +224,7 @@ def _seen_by_monai(network: nn.Module, layer: str) -> Iterator[ModelWithHooks]:
 
     def note(_layer: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         seen.activations[layer] = output
-        output.register_hook(lambda gradient: seen.gradients.update({layer: gradient}))  # type: ignore[no-untyped-call]
+        output.register_hook(lambda gradient: seen.gradients.update({layer: gradient}))
         return output.clone()  # what comes after may write into it
 
     handle = network.get_submodule(layer).register_forward_hook(note)

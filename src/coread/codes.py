@@ -32,6 +32,8 @@ PERCENT = Code("%", "UCUM", "Percent")
 # What is said of a finding
 ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
 PRESENT = Code("52101004", "SCT", "Present")
+LEFT = Code("7771000", "SCT", "Left")
+RIGHT = Code("24028007", "SCT", "Right")
 ABSENT = Code("272519000", "SCT", "Absent")
 NOT_EVALUATED = Code("373121007", "SCT", "Not Evaluated")
 CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")

@@ -102,7 +102,7 @@ def trained(dimensions: int) -> nn.Sequential:
     for _ in range(250 if dimensions == 2 else 300):
         images, labels = pictures(16, shape, generator)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(network(images), labels).backward()
         optimizer.step()
     images, labels = pictures(64, shape, generator)
     right = float((network.eval()(images).argmax(1) == labels).float().mean())
@@ -554,7 +554,7 @@ def test_a_signal_is_explained_in_time_through_a_recurrent_network() -> None:
     for _ in range(80):
         signals, labels, _ = beats(16, generator)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(signals), labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(network(signals), labels).backward()
         optimizer.step()
     network.eval()
     signals, labels, places = beats(24, generator)

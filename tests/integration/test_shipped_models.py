@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
@@ -34,6 +35,7 @@ DATA = {
     "ecg_12_lead": "ecg_ptbxl",
 }
 LIMBS = ("I", "II", "III")
+MODIFIER = "SegmentedPropertyTypeModifierCodeSequence"
 IMAGING_MEASUREMENTS, TRACKING_IDENTIFIER = "126010", "112039"
 
 
@@ -161,6 +163,36 @@ def test_a_whole_head_is_no_crop_of_a_hippocampus(tmp_path: Path) -> None:
     write_files(images, tmp_path)
     error, _ = refusal("hippocampus_t1", tmp_path)
     assert "expected 24 to 72 mm along each edge for a T1-weighted MR crop" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("stated", "names"),
+    [
+        ({"Laterality": "L"}, ["Left anterior hippocampus", "Left posterior hippocampus"]),
+        ({"ImageLaterality": "R"}, ["Right anterior hippocampus", "Right posterior hippocampus"]),
+        ({"ImageLaterality": "R", "Laterality": "L"}, ["Anterior hippocampus", "Posterior hippocampus"]),
+        ({"Laterality": "B"}, ["Anterior hippocampus", "Posterior hippocampus"]),
+        ({}, ["Anterior hippocampus", "Posterior hippocampus"]),
+    ],
+)
+def test_a_hippocampus_is_of_the_side_that_its_header_states(
+    stated: dict[str, str], names: list[str], real_data: Path, tmp_path: Path
+) -> None:
+    folder, _ = studies_of("hippocampus_t1", real_data, tmp_path, count=1)
+    for path in folder.rglob("*.dcm"):
+        image = pydicom.dcmread(path)
+        for keyword, value in stated.items():
+            setattr(image, keyword, value)
+        image.save_as(path)
+    (study,) = studies_in_folder(folder)
+    reading = read_study(study, runner_of("hippocampus_t1"), job_id="5" * 32, created_at=NOW)
+    assert [structure.name for structure in reading.findings.structures] == names
+    (segmentation,) = (each.dataset for each in reading.objects if each.kind is ObjectKind.SEG)
+    modifiers = [
+        [item.CodeMeaning for item in segment.SegmentedPropertyTypeCodeSequence[0].get(MODIFIER) or []]
+        for segment in segmentation.SegmentSequence
+    ]
+    assert modifiers == [[name.split()[0]] if name[0] in "LR" else [] for name in names]
 
 
 def test_an_ecg_of_three_leads_is_refused(tmp_path: Path) -> None:

@@ -53,7 +53,10 @@ def test_a_bundle_is_added_verified_used_disabled_and_removed(home: Path, tmp_pa
     shown = coread(home, "models", "add", bundle, "--yes")
     assert "'UNet'" in shown
     assert "test_model is enabled" in shown
-    assert [row["state"] for row in json.loads(coread(home, "models", "list", "--json"))] == [*["shipped"] * 4, "enabled"]
+    assert [row["state"] for row in json.loads(coread(home, "models", "list", "--json"))] == [
+        *["shipped"] * 4,
+        "enabled",
+    ]
     checks = {
         row["what"]: row["verdict"] for row in json.loads(coread(home, "models", "verify", "test_model", "--json"))
     }

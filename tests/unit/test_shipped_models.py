@@ -90,5 +90,5 @@ def network_of(name: str) -> torch.nn.Module:
 
 
 def outputs_of(manifest: Manifest) -> dict[int, str]:
-    tables = {**manifest.labels, **manifest.classes}
-    return {number: meaning.name for number, meaning in tables.items()}
+    of_classes = {number: meaning.name for number, meaning in manifest.classes.items()}
+    return of_classes | {number: meaning.name for number, meaning in manifest.labels.items()}
