@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from coread.evaluation.reference import write_reference
 from numpy.typing import NDArray
 
 from coread.dicom_files import series_of, write_files
+from coread.evaluation.reference import write_reference
 from coread.models.hippocampus_t1.train.data import Case
 from coread.models.manifest import load_manifest
 from coread.volume import Volume

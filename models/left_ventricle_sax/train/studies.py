@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from coread.evaluation.reference import write_reference
 
 from coread.dicom_files import series_of, write_files
+from coread.evaluation.reference import write_reference
 from coread.models.left_ventricle_sax.train.data import Case
 from coread.models.manifest import load_manifest
 from coread.volume import Volume
