@@ -135,8 +135,8 @@ def read_study(
         looks = cycle.looks if cycle else (Look(source=source, prediction=runner.predict(channels)),)
     if not study.is_of_noise:
         check_found(looks[0].prediction.layers, manifest)
-    for look in looks:
-        check_field_of_view(look.prediction.layers, look.source.volume, manifest.series[0])
+        for look in looks:
+            check_field_of_view(look.prediction.layers, look.source.volume, manifest.series[0])
     identity = _identity(runner, job_id=job_id, created_at=created_at)
     with watch.stage("measure"):
         parts = [_part(look, manifest, header, identity) for look in looks]

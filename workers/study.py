@@ -60,7 +60,7 @@ class Study:
     files: Sequence[Path] = ()
     """Where it lies, if it lies in a folder."""
     is_of_noise: bool = False
-    """Whether nobody was imaged: then nothing need be found."""
+    """Whether nobody was imaged: then it matters not what is found, and where."""
 
 
 def study_in_archive(archive: Archive, orthanc_id: str) -> Study:
