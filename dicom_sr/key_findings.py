@@ -143,15 +143,17 @@ def _group(
     _, row_mm, column_mm = grid.spacing
     outline = corners(region.outer)
     outermost = outline[ConvexHull(outline).vertices]  # two of these are farthest apart
-    measurements = (
-        Measurement(concept=codes.AREA, value=region.pixels * row_mm * column_mm, unit=codes.SQUARE_MILLIMETER),
+    measurements = [
         Measurement(
             concept=codes.DIAMETER,
             value=float(pdist(outermost * (column_mm, row_mm)).max()),
             unit=codes.MILLIMETER,
             derivation=codes.MAXIMUM,
-        ),
-    )
+        )
+    ]
+    if not region.holes:  # else the outline holds more than the structure, and either area would be taken for the other
+        area_mm2 = region.pixels * row_mm * column_mm
+        measurements.insert(0, Measurement(concept=codes.AREA, value=area_mm2, unit=codes.SQUARE_MILLIMETER))
     group = hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking(structure, identity),
         referenced_region=_region(outline, index, source, grid),

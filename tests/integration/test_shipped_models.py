@@ -14,16 +14,18 @@ from pydicom.sr.coding import Code
 
 from coread import codes
 from coread.dicom_files import radiograph_of, series_of, write_files
+from coread.dicom_sr.validation.run import validate_files
 from coread.ecg_files import ecg_of
 from coread.errors import InputError
 from coread.evaluation.report import Method
 from coread.evaluation.run import evaluate, load_reference
 from coread.models.catalogue import installed_models
 from coread.models.runner import BundleRunner, choose_device
-from coread.objects import ObjectKind
+from coread.objects import ObjectKind, Profile
 from coread.settings import Settings
 from coread.volume import Volume
 from coread.waveform import Waveform
+from coread.workers.folder import write_reading
 from coread.workers.pipeline import explain_refusal, read_study
 from coread.workers.study import Study, studies_in_folder
 from tests.support import NOW, texts
@@ -110,6 +112,17 @@ def test_the_reports_numbers_are_those_of_the_evaluation(name: str, real_data: P
             row = rows[study.study_instance_uid][what]
             evaluated = row["volume_ml"] if "volume_ml" in row else row["probability"]
             assert number == pytest.approx(evaluated, rel=2e-5)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_what_a_model_writes_for_any_destination_is_in_order(name: str, real_data: Path, tmp_path: Path) -> None:
+    folder, _ = studies_of(name, real_data, tmp_path, count=1)
+    (study,) = studies_in_folder(folder)
+    reading = read_study(study, runner_of(name), job_id="5" * 32, created_at=NOW, profiles=tuple(Profile))
+    written = write_reading(reading, tmp_path / "out")
+    judgements = validate_files([path for path in written if path.suffix == ".dcm"], source=folder)
+    assert len(judgements) == len(reading.objects)
+    assert [problem for judgement in judgements for problem in judgement.problems] == []
 
 
 def refusal(name: str, folder: Path) -> tuple[InputError, Study]:
