@@ -192,8 +192,8 @@ class Meaning(Strict):
     density_g_per_ml: Annotated[float, Field(gt=0)] | None = None
     """Needed for `mass`."""
     always: bool = False
-    """Whether everybody has it. Where the model does not find it, it has failed: the study is refused, and the
-    structure not reported as absent."""
+    """Of a segmentation, whether everybody has it. Where the model does not find it, it has failed: the study is
+    refused, and the structure not reported as absent."""
 
     @model_validator(mode="after")
     def _mass_needs_density(self) -> "Meaning":

@@ -83,7 +83,7 @@ def fit(
 
     ``batches``: one epoch of (input, target), augmented anew at each call, ``steps`` of them. ``score``: of the network
     on those held out. AdamW with one cycle of the learning rate (Smith and Topin 2017); bfloat16 where the loss is not
-    computed.
+    computed. Raises ValueError if no epoch has a score.
     """
     where = next(network.parameters()).device
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / plan.averaged_over), use_buffers=True)
@@ -117,6 +117,8 @@ def fit(
             progress.update(task, description=f"held out {scored:.4f}, best {best:.4f} in epoch {best_epoch}")
             if epoch - best_epoch >= plan.patience:
                 break
+    if best_epoch == 0:
+        raise ValueError("expected a score that is a number, found none in any epoch; no weights were written")
     return best
 
 

@@ -58,7 +58,7 @@ def on_side(findings: Findings, header: Dataset) -> Findings:
     if side is None:
         return findings
     structures = (
-        replace(structure, name=f"{side.meaning} {structure.name.lower()}", laterality=side)
+        replace(structure, name=f"{side.meaning} {structure.name[0].lower()}{structure.name[1:]}", laterality=side)
         for structure in findings.structures
     )
     return replace(findings, structures=tuple(structures))

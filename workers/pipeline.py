@@ -218,10 +218,12 @@ def _part(look: Look, manifest: Manifest, header: Dataset, identity: ResultIdent
         findings = on_side(findings, header)
     if look.phase is None:
         return Part(source=look.source, prediction=look.prediction, findings=findings, identity=identity)
+    always = {manifest.value_of(key) for key, meaning in manifest.labels.items() if meaning.always}
+    said = tuple(each for each in findings.structures if each.is_present or each.label not in always)
     return Part(
         source=look.source,
         prediction=look.prediction,
-        findings=replace(findings, cycle_point=look.phase.point),
+        findings=replace(findings, structures=said, cycle_point=look.phase.point),
         identity=identity.of_phase(look.phase.part, name=look.phase.name),
         phase=look.phase.name,
     )

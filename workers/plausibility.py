@@ -14,7 +14,9 @@ EDGE_MM = 4.0
 
 
 def check_found(layers: Sequence[NDArray[np.uint8]], manifest: Manifest) -> None:
-    """Raises GeometryError if a structure that everybody has was not found."""
+    """Raises GeometryError if a structure that everybody has is not in the label volumes."""
+    if not layers:
+        return
     lacking = [
         meaning.name
         for key, meaning in sorted(manifest.labels.items())

@@ -59,7 +59,8 @@ def labelled(source: SourceVolume, array: NDArray[np.uint8]) -> Findings:
 
 
 def result_of(kind: ObjectKind, findings: Findings, source: SourceVolume) -> ResultObject:
-    (result,) = encode_findings(findings, source=source.as_source, identity=identity(), kinds=frozenset({kind}))
+    """The first object of a kind."""
+    result, *_ = encode_findings(findings, source=source.as_source, identity=identity(), kinds=frozenset({kind}))
     return result
 
 

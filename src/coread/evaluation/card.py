@@ -176,7 +176,7 @@ def _refusals(manifest: Manifest) -> str:
         said.append(f"patients of another PatientSex than {' or '.join(people.sex)}{unknown}")
     if any(series.field_of_view_mm for series in manifest.series):
         said.append("images in which a structure reaches the edge of what the model looks at: it may go on beyond")
-    if any(not series.projection for series in manifest.series):
+    if any(not series.projection and not series.waveform for series in manifest.series):
         said.append("stacks that are not whole and even: a slice is missing, twice there, turned or shifted")
     return "## What it refuses\n\n" + "\n".join(f"- {each}" for each in said)
 

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import click
 from rich.progress import track
 
+from coread.errors import ConfigurationError
 from coread.evaluation.card import card_of
 from coread.evaluation.document import as_text
 from coread.evaluation.report import Method
@@ -72,10 +73,12 @@ def training_command(
 
 
 def _write_temperature(manifest: Path, temperature: float) -> None:
-    text = manifest.read_text(encoding="utf-8")
-    manifest.write_text(
-        re.sub(r"(?m)^temperature: .*$", f"temperature: {temperature:.{DIGITS}f}", text), encoding="utf-8"
+    text, count = re.subn(
+        r"(?m)^temperature: .*$", f"temperature: {temperature:.{DIGITS}f}", manifest.read_text(encoding="utf-8")
     )
+    if count != 1:
+        raise ConfigurationError(f"expected a line `temperature: …` in {manifest}, found {count}; add one")
+    manifest.write_text(text, encoding="utf-8")
 
 
 def _write_report(bundle: Path, studies: Path, reference: Path) -> None:
