@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut
-from pydicom.tag import Tag
-from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
-from coread.dicom_sr.header import new_dataset, say_body_part
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.secondary_capture import (
     LINE_HEIGHT,
     MARGIN,
     describe_places,
+    new_capture,
     scale_of,
     shown_grey,
 )
@@ -61,41 +59,18 @@ def encode_heat_map(scalar_map: ScalarMap, source: Source, identity: ResultIdent
         np.concatenate([legend, blended(image, scalar_map.volume.array[index]).repeat(scale, 0).repeat(scale, 1)])
         for index, image in zip(shown, grey, strict=True)
     ]
-    dataset = new_dataset(
-        source.header,
-        identity,
-        ObjectKind.SC_MAP,
-        sop_class_uid=MultiFrameTrueColorSecondaryCaptureImageStorage,
-    )
+    dataset = new_capture(frames, source, identity, ObjectKind.SC_MAP)
     part = f"{ObjectKind.SC_MAP} {number}"
     dataset.SeriesInstanceUID = identity.uid("series", part)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = identity.uid("instance", part)
-    dataset.Modality = "OT"
-    dataset.ConversionType = "WSD"
-    dataset.ContentDate = dataset.ContentTime = ""
-    dataset.ImageType = ["DERIVED", "SECONDARY"]
     dataset.PatientOrientation = source.header.get("PatientOrientation") or ""
-    say_body_part(dataset, source.header)
-    dataset.BurnedInAnnotation = "YES"
-    dataset.RecognizableVisualFeatures = "NO"
-    dataset.LossyImageCompression = str(source.header.get("LossyImageCompression") or "00")
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
-    dataset.Rows, dataset.Columns = frames[0].shape[:2]
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-    dataset.NumberOfFrames = len(frames)
     _, row_mm, column_mm = scalar_map.volume.spacing
     if scalar_map.volume.frame_of_reference_uid is None:
         if not math.isclose(row_mm, column_mm):  # no spacing is said, which would be one at the detector
             dataset.PixelAspectRatio = [round(row_mm / ASPECT_STEP_MM), round(column_mm / ASPECT_STEP_MM)]
     else:
-        dataset.FrameOfReferenceUID = source.header.FrameOfReferenceUID
-        dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator", "")
-        if len(frames) > 1:  # with one frame it must not be there (PS3.3 C.7.6.6)
-            dataset.FrameIncrementPointer = Tag("PerFrameFunctionalGroupsSequence")
         planes = [source.planes[index] for index in shown]
         describe_places(dataset, planes, scalar_map.volume, source, scale, above=len(legend))
-    pixels = np.stack(frames).tobytes()
-    dataset.PixelData = pixels + b"\0" * (len(pixels) % 2)
     return dataset
 
 

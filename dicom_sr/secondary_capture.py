@@ -44,35 +44,34 @@ def encode_secondary_capture(findings: Findings, source: Source, identity: Resul
     shown = np.flatnonzero(findings.areas[:, [each.label for each in findings.present]].any(axis=1)).tolist()
     scale = scale_of(source)
     legend = _legend(findings, identity, columns=int(source.header.Columns) * scale)
-    dataset = new_dataset(
-        source.header,
-        identity,
-        ObjectKind.SC,
-        sop_class_uid=MultiFrameTrueColorSecondaryCaptureImageStorage,
-    )
-    dataset.Modality = "OT"
-    dataset.ConversionType = "WSD"
-    dataset.ContentDate = dataset.ContentTime = ""
-    dataset.ImageType = ["DERIVED", "SECONDARY"]
-    dataset.PatientOrientation = ""
-    say_body_part(dataset, source.header)
-    dataset.BurnedInAnnotation = "YES"
-    dataset.RecognizableVisualFeatures = "NO"
-    dataset.LossyImageCompression = str(source.header.get("LossyImageCompression") or "00")
-    dataset.FrameOfReferenceUID = source.header.FrameOfReferenceUID
-    dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator", "")
     pictures = [
         np.concatenate([legend, _picture(grey, index, findings, scale=scale)])
         for index, grey in zip(shown, shown_grey(source, shown), strict=True)
     ]
+    capture = new_capture(pictures, source, identity, ObjectKind.SC)
+    capture.PatientOrientation = ""
+    planes = [source.planes[index] for index in shown]
+    describe_places(capture, planes, findings.mask, source, scale, above=len(legend))
+    return capture
+
+
+def new_capture(
+    pictures: Sequence[NDArray[np.uint8]], source: Source, identity: ResultIdentity, kind: ObjectKind
+) -> Dataset:
+    """A Multi-frame True Color Secondary Capture of pictures (row, column, 3) of one size, which lie nowhere yet."""
+    dataset = new_dataset(source.header, identity, kind, sop_class_uid=MultiFrameTrueColorSecondaryCaptureImageStorage)
+    dataset.Modality = "OT"
+    dataset.ConversionType = "WSD"
+    dataset.ContentDate = dataset.ContentTime = ""
+    dataset.ImageType = ["DERIVED", "SECONDARY"]
+    say_body_part(dataset, source.header)
+    dataset.BurnedInAnnotation = "YES"
+    dataset.RecognizableVisualFeatures = "NO"
+    dataset.LossyImageCompression = str(source.header.get("LossyImageCompression") or "00")
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.Rows, dataset.Columns = pictures[0].shape[:2]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
     dataset.NumberOfFrames = len(pictures)
-    if len(pictures) > 1:  # with one frame it must not be there (PS3.3 C.7.6.6)
-        dataset.FrameIncrementPointer = Tag("PerFrameFunctionalGroupsSequence")
-    planes = [source.planes[index] for index in shown]
-    describe_places(dataset, planes, findings.mask, source, scale, above=len(legend))
     pixels = np.stack(pictures).tobytes()
     dataset.PixelData = pixels + b"\0" * (len(pixels) % 2)
     return dataset
@@ -130,10 +129,15 @@ def _legend(findings: Findings, identity: ResultIdentity, *, columns: int) -> ND
 def describe_places(
     dataset: Dataset, planes: Sequence[Plane], grid: Volume, source: Source, scale: int, *, above: int
 ) -> None:
-    """Pixel Measures, Plane Position and Plane Orientation: what this SOP class allows (PS3.3 A.8.4.4).
+    """Where the frames lie: their frame of reference, Pixel Measures, Plane Position and Plane Orientation, which are
+    what this SOP class allows (PS3.3 A.8.4.4).
 
     ``grid``: what the planes are slices of; ``above``: rows of a frame that stand above the picture.
     """
+    dataset.FrameOfReferenceUID = source.header.FrameOfReferenceUID
+    dataset.PositionReferenceIndicator = source.header.get("PositionReferenceIndicator", "")
+    if len(planes) > 1:  # with one frame it must not be there (PS3.3 C.7.6.6)
+        dataset.FrameIncrementPointer = Tag("PerFrameFunctionalGroupsSequence")
     affine = grid.affine
     measures = Dataset()
     measures.PixelSpacing = [DSfloat(float(value) / scale, auto_format=True) for value in source.header.PixelSpacing]

@@ -4,6 +4,7 @@ The header is highdicom's, made from one plane; the frames are ours (see ``frame
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -131,15 +132,24 @@ def _header(present: Sequence[Structure], source: Source, identity: ResultIdenti
 
 def describe_segment(number: int, structure: Structure, identity: ResultIdentity) -> hd.seg.SegmentDescription:
     """A segment (PS3.3 C.8.20.4): its meaning, its maker, its colour, and the UID that it is tracked by."""
+    return segment_of(
+        number,
+        structure,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm(identity),
+        tracking_uid=tracking_uid(str(structure.label), identity),
+        tracking_id=structure.name,
+    )
+
+
+def segment_of(number: int, structure: Structure, **made_by: Any) -> hd.seg.SegmentDescription:
+    """A segment's meaning and colour. ``made_by``: what else highdicom is to say, of who made it."""
     description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=structure.name,
         segmented_property_category=structure.category,
         segmented_property_type=structure.type,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm(identity),
-        tracking_uid=tracking_uid(str(structure.label), identity),
-        tracking_id=structure.name,
+        **made_by,
         anatomic_regions=[structure.anatomy] if structure.anatomy else None,
         display_color=CIELabColor.from_rgb(*structure.colour),
     )

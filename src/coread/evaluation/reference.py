@@ -11,16 +11,14 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pydicom
-from highdicom.color import CIELabColor
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
 
 from coread import MANUFACTURER, __version__
 from coread.dicom_sr.decode import FrameGeometry, frame_geometries, frames_of
-from coread.dicom_sr.header import code_item
 from coread.dicom_sr.identity import derived_uid
+from coread.dicom_sr.segmentation import segment_of
 from coread.errors import ConfigurationError, GeometryError, NotDicom
 from coread.findings import Structure
 from coread.models.manifest import Manifest
@@ -305,7 +303,10 @@ def write_reference(labels: Volume, images: Sequence[Dataset], manifest: Manifes
         source_images=source.images,
         pixel_array=numbers[labels.array][_frame_order(source)],
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_described(number, each) for number, each in enumerate(structures, start=1)],
+        segment_descriptions=[
+            segment_of(number, each, algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL)
+            for number, each in enumerate(structures, start=1)
+        ],
         series_instance_uid=derived_uid("reference", manifest.name, series_uid, "series"),
         series_number=1,
         sop_instance_uid=derived_uid("reference", manifest.name, series_uid, "instance"),
@@ -334,19 +335,3 @@ def _frame_order(source: SourceVolume) -> NDArray[np.intp]:
     its frames are numbered.
     """
     return np.argsort([plane.frame or 0 for plane in source.planes], kind="stable")
-
-
-def _described(number: int, structure: Structure) -> hd.seg.SegmentDescription:
-    description = hd.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=structure.name,
-        segmented_property_category=structure.category,
-        segmented_property_type=structure.type,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
-        anatomic_regions=[structure.anatomy] if structure.anatomy else None,
-        display_color=CIELabColor.from_rgb(*structure.colour),
-    )
-    if structure.laterality:
-        (kind,) = description.SegmentedPropertyTypeCodeSequence
-        kind.SegmentedPropertyTypeModifierCodeSequence = DicomSequence([code_item(structure.laterality)])
-    return description
