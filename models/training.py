@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -52,9 +53,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def prepare(plan: Plan) -> None:
-    """Fix every seed."""
+def prepare(plan: Plan, bundle: Path) -> ConfigParser:
+    """Fix every seed, and read the bundle's own inference configuration: training and inference cannot drift apart."""
     set_determinism(plan.seed)
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    return parser
 
 
 def hold_out(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.data import ArrayDataset, DataLoader, MetaTensor
 from monai.transforms import (
     Compose,
@@ -83,10 +82,8 @@ def quality(logits: Tensor, labels: Tensor) -> float:
 
 def train(cases: Sequence[Case], weights: Path, plan: Plan) -> Trained:
     """Write the weights of the epoch with the best quality on the children held out, and calibrate it there."""
-    prepare(plan)
+    parser = prepare(plan, BUNDLE)
     where = device()
-    parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
     transform = parser.get_parsed_content("preparation")
     learnt, held_out = hold_out(cases, of=lambda case: case.person, part=HELD_OUT, seed=plan.seed)
     training, testing = prepared(learnt, transform), prepared(held_out, transform)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
@@ -81,9 +80,7 @@ def train(cases: Sequence[Case], weights: Path, plan: Plan) -> Trained:
     """Train each member of the ensemble with another part of the people held out, whose area under the ROC curve
     chooses its epoch. What the members say of those whom they did not learn from calibrates the probabilities.
     """
-    prepare(plan)
-    parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser = prepare(plan, BUNDLE)
     ensemble = parser.get_parsed_content("network_def").to(device())
     certain = [case for case in cases if not case.is_mixed]
     said, labels, areas = [], [], []

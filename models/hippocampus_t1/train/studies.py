@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
-from coread.dicom_files import series_of, write_files
-from coread.evaluation.reference import write_reference
+from coread.dicom_files import series_of
+from coread.evaluation.studies import write_segmented
 from coread.models.hippocampus_t1.train.data import Case
-from coread.models.manifest import load_manifest
 from coread.volume import Volume
 
 BUNDLE = Path(__file__).parents[1]
@@ -25,21 +25,19 @@ def volume_of(array: NDArray[np.generic]) -> Volume:
 
 def write_studies(cases: Iterable[Case], folder: Path) -> tuple[Path, Path]:
     """Write a study and a reference segmentation for each case; returns the folders of both."""
-    studies, references = folder / "studies", folder / "reference"
-    references.mkdir(parents=True)
-    manifest = load_manifest(BUNDLE)
-    for case in cases:
-        image = volume_of(case.image * (BRIGHTEST / case.image.max()))
-        images = series_of(
-            image,
-            modality="MR",
-            name=f"decathlon {case.name}",
-            patient_id=f"DECATHLON-{case.person}",
-            patient_name=f"DECATHLON^{case.person}",
-            study_description="Medical Segmentation Decathlon Task04",
-            series_description="T1 hippocampus crop",
-            body_part="BRAIN",
-        )
-        write_files(images, studies / case.name)
-        write_reference(volume_of(case.label), images, manifest, references / f"{case.name}.dcm")
-    return studies, references
+    return write_segmented(map(_with_truth, cases), BUNDLE, folder)
+
+
+def _with_truth(case: Case) -> tuple[str, list[Dataset], Volume]:
+    image = volume_of(case.image * (BRIGHTEST / case.image.max()))
+    images = series_of(
+        image,
+        modality="MR",
+        name=f"decathlon {case.name}",
+        patient_id=f"DECATHLON-{case.person}",
+        patient_name=f"DECATHLON^{case.person}",
+        study_description="Medical Segmentation Decathlon Task04",
+        series_description="T1 hippocampus crop",
+        body_part="BRAIN",
+    )
+    return case.name, images, volume_of(case.label)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from monai.losses import DiceCELoss
 from monai.transforms import (
@@ -84,10 +83,8 @@ def mean_dice(network: nn.Module, cases: list[dict[str, Any]], where: torch.devi
 
 def train(cases: Sequence[Case], weights: Path, plan: Plan) -> Trained:
     """Write the weights of the epoch with the best mean Dice of the people held out."""
-    prepare(plan)
+    parser = prepare(plan, BUNDLE)
     where = device()
-    parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
     normalized: Any = parser.get_parsed_content("normalization")
     fitted = ResizeWithPadOrCropd(BOTH, spatial_size=SIZE)
     learnt, held_out = hold_out(cases, of=lambda case: case.person, part=HELD_OUT, seed=plan.seed)

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataset import Dataset
 
-from coread.dicom_files import series_of, write_files
-from coread.evaluation.reference import write_reference
+from coread.dicom_files import series_of
+from coread.evaluation.studies import write_segmented
 from coread.models.left_ventricle_sax.train.data import Case
-from coread.models.manifest import load_manifest
 from coread.volume import Volume
 
 BUNDLE = Path(__file__).parents[1]
@@ -22,21 +22,19 @@ def volume_of(case: Case) -> Volume:
 
 def write_studies(cases: Iterable[Case], folder: Path) -> tuple[Path, Path]:
     """Write a study and a reference segmentation for each case; returns the folders of both."""
-    studies, references = folder / "studies", folder / "reference"
-    references.mkdir(parents=True)
-    manifest = load_manifest(BUNDLE)
-    for case in cases:
-        volume = volume_of(case)
-        images = series_of(
-            volume,
-            modality="MR",
-            name=f"sunnybrook {case.patient}",
-            patient_id=f"SUNNYBROOK-{case.patient}",
-            patient_name=f"SUNNYBROOK^{case.patient}",
-            study_description="Sunnybrook Cardiac Data",
-            series_description="cine SAX ED",
-            body_part="HEART",
-        )
-        write_files(images, studies / case.patient)
-        write_reference(volume.with_array(case.label), images, manifest, references / f"{case.patient}.dcm")
-    return studies, references
+    return write_segmented(map(_with_truth, cases), BUNDLE, folder)
+
+
+def _with_truth(case: Case) -> tuple[str, list[Dataset], Volume]:
+    volume = volume_of(case)
+    images = series_of(
+        volume,
+        modality="MR",
+        name=f"sunnybrook {case.patient}",
+        patient_id=f"SUNNYBROOK-{case.patient}",
+        patient_name=f"SUNNYBROOK^{case.patient}",
+        study_description="Sunnybrook Cardiac Data",
+        series_description="cine SAX ED",
+        body_part="HEART",
+    )
+    return case.patient, images, volume.with_array(case.label)

@@ -122,10 +122,8 @@ def foreground_dice(network: nn.Module, slices: list[dict[str, Tensor]], where: 
 
 def train(cases: Sequence[Case], weights: Path, plan: Plan) -> Trained:
     """Write the weights of the epoch with the best Dice of the patients held out."""
-    prepare(plan)
+    parser = prepare(plan, BUNDLE)
     where = device()
-    parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
     offset = misalignment(cases)
     learnt, held_out = hold_out(
         [aligned(case, offset) for case in cases], of=lambda case: case.patient, part=HELD_OUT, seed=plan.seed
