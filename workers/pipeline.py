@@ -159,12 +159,7 @@ def read_study(
         summary={
             **_summary(study, series_instance_uid, parts, numbers, objects, identity, runner),
             **(summary_of(cycle, numbers) if cycle else {}),
-            "device": prediction.device,
-            "way": prediction.way,
-            "adapted": list(prediction.adapted),
-            "saliency": saliency_said(prediction, manifest),
-            "series": dict(choice.reasons),
-            "seconds": watch.seconds,
+            **_how(prediction, manifest, choice.reasons, watch),
         },
     )
 
@@ -187,6 +182,7 @@ def _read_ecg(
     source = choice.source
     with watch.stage("infer"):
         prediction = runner.predict(source.waveform)
+        prediction = replace(prediction, adapted=(*source.adapted, *prediction.adapted))
     with watch.stage("measure"):
         findings = answers_of(prediction, manifest)
     identity = _identity(runner, job_id=job_id, created_at=created_at)
@@ -194,18 +190,12 @@ def _read_ecg(
         kinds = wanted_objects(profiles, manifest.objects)
         part = _encoded(Part(source=source, prediction=prediction, findings=findings, identity=identity), kinds)
     series_instance_uid = choice.series.series_instance_uid
-    summary = _summary(study, series_instance_uid, [part], Findings(), part.objects, identity, runner)
     return Reading(
         parts=(part,),
         objects=part.objects,
         summary={
-            **summary,
-            "device": prediction.device,
-            "way": prediction.way,
-            "adapted": [*source.adapted, *prediction.adapted],
-            "saliency": saliency_said(prediction, manifest),
-            "series": dict(choice.reasons),
-            "seconds": watch.seconds,
+            **_summary(study, series_instance_uid, [part], Findings(), part.objects, identity, runner),
+            **_how(prediction, manifest, choice.reasons, watch),
         },
     )
 
@@ -272,6 +262,18 @@ def _identity(runner: BundleRunner, *, job_id: str, created_at: datetime) -> Res
         limits=model.manifest.limits,
         created_at=created_at,
     )
+
+
+def _how(prediction: Prediction, manifest: Manifest, reasons: Mapping[str, str], watch: Stopwatch) -> dict[str, Any]:
+    """How the study was read, as JSON."""
+    return {
+        "device": prediction.device,
+        "way": prediction.way,
+        "adapted": list(prediction.adapted),
+        "saliency": saliency_said(prediction, manifest),
+        "series": dict(reasons),
+        "seconds": watch.seconds,
+    }
 
 
 def _summary(
