@@ -1,19 +1,22 @@
 """A job: one model on one set of source instances, and the states that it passes through."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
+
+from coread.objects import Profile
 
 
 class JobState(StrEnum):
     """Where a job stands."""
 
     WAITING = "waiting"
-    """Recorded, and due to be published to the broker."""
+    """Recorded. When it is due, workers are rung for."""
     QUEUED = "queued"
-    """Published. If no worker takes it before its lease ends, it is published again."""
+    """Workers may take it: they were rung for, and the next one that is free takes the most urgent job."""
     RUNNING = "running"
     """A worker reads the study. If the worker's lease ends, the job waits again."""
     STORING = "storing"
@@ -32,7 +35,7 @@ class JobState(StrEnum):
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.WAITING: frozenset({JobState.QUEUED, JobState.CANCELLED, JobState.SUPERSEDED}),
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.WAITING, JobState.CANCELLED, JobState.SUPERSEDED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.SUPERSEDED}),
     JobState.RUNNING: frozenset(
         {
             JobState.STORING,
@@ -54,19 +57,31 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 """From each state, the states that may follow. Nothing else is ever written to the ledger."""
 
-LEASED = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.STORING})
-"""States that somebody holds for a limited time only."""
+LEASED = frozenset({JobState.RUNNING, JobState.STORING})
+"""States in which a worker holds the job, for a limited time only."""
 
 ENDED = frozenset({JobState.DONE, JobState.FAILED, JobState.REFUSED, JobState.CANCELLED, JobState.SUPERSEDED})
 """States in which nothing more happens by itself."""
 
 
+STANDING = frozenset({JobState.DONE, JobState.REFUSED})
+"""States in which a job's results, or the report that says why there are none, are in the archive and stand."""
+
+
+OUTSIDE = "outside performer"
+"""Begins the name of a "worker" that is none of ours: somebody who has claimed the job over UPS-RS."""
+
+
 class Priority(StrEnum):
-    """How urgent a job is."""
+    """How urgent a job is, the most urgent first."""
 
     STAT = "stat"
     ROUTINE = "routine"
     BATCH = "batch"
+
+
+ANY_QUEUE = "gpu"
+"""The queue of a model that the settings assign to none. A worker that is told of no queues takes jobs of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +94,46 @@ class Job:
     model: str
     model_version: str
     fingerprint: str
+    """What the source instances are, and hold: `fingerprint_of` their UIDs and contents."""
+    revision: str
+    """Which copies of them Orthanc held when the job was made: tells cheaply that nothing has come since."""
+    profiles: tuple[Profile, ...]
+    """What the results are written for."""
+    destinations: tuple[str, ...] = ()
+    """Names of the destinations that the results are delivered to, besides the study in Orthanc."""
     priority: Priority
+    queue: str = ANY_QUEUE
+    """Which workers may take it."""
     created_at: datetime
 
+    def as_json(self) -> dict[str, Any]:
+        """The job as JSON's types."""
+        return {**asdict(self), "created_at": self.created_at.isoformat()}
 
-def fingerprint_of(sop_instance_uids: Iterable[str]) -> str:
-    """A digest of the set of source instances; their order does not matter."""
-    return hashlib.sha256("\n".join(sorted(set(sop_instance_uids))).encode()).hexdigest()
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Job":
+        """The job that ``as_json`` gave."""
+        return cls(
+            **{
+                **values,
+                "profiles": tuple(map(Profile, values["profiles"])),
+                "destinations": tuple(values["destinations"]),
+                "priority": Priority(values["priority"]),
+                "created_at": datetime.fromisoformat(values["created_at"]),
+            }
+        )
 
 
-def job_id_of(*, study_instance_uid: str, model: str, model_version: str, fingerprint: str) -> str:
-    """The job's identity: the same model on the same instances is the same job, whoever asks and however often."""
-    identity = "\n".join((study_instance_uid, model, model_version, fingerprint))
+def fingerprint_of(instances: Iterable[str]) -> str:
+    """A digest of a set of instances, each told by its UID, or its UID and content; their order does not matter."""
+    return hashlib.sha256("\n".join(sorted(set(instances))).encode()).hexdigest()
+
+
+def job_id_of(*, study: str, model: str, model_version: str, profiles: Iterable[Profile], fingerprint: str) -> str:
+    """The job's identity: the same model on the same instances for the same profiles is the same job, whoever asks and
+    however often.
+
+    ``study`` is the study of one patient, Orthanc's id of it: two patients' studies may carry the same UID.
+    """
+    identity = "\n".join((study, model, model_version, ",".join(sorted(profiles)), fingerprint))
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
