@@ -48,6 +48,7 @@ CARDIAC_CYCLE_POINT = Code("272518008", "SCT", "Cardiac Cycle Point")
 
 # Documents and their parts
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
+IMAGING_MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 """Procedure reported (CID 100): what the study was is in its own header, so the report says no more than it knows."""
 TWELVE_LEAD_ECG = Code("268400002", "SCT", "12-Lead ECG")
@@ -59,6 +60,9 @@ REJECTED_FOR_QUALITY = Code("113001", "DCM", "Rejected for Quality Reasons")
 REJECTED_FOR_PATIENT_SAFETY = Code("113037", "DCM", "Rejected for Patient Safety Reasons")
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 DEVICE = Code("121007", "DCM", "Device")
+PERSON = Code("121006", "DCM", "Person")
+OBSERVER_TYPE = Code("121005", "DCM", "Observer Type")
+DOCUMENT_TITLE_MODIFIER = Code("113011", "DCM", "Document Title Modifier")
 SEGMENTATION = Code("113076", "DCM", "Segmentation")
 IMAGE_PROCESSING = Code("121322", "DCM", "Source image for image processing operation")
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")

@@ -39,6 +39,19 @@ def configure_logs() -> None:
     handler.addFilter(_quotes_no_header)
 
 
+def warn_at_terminal() -> None:
+    """For a command at a terminal: our warnings and errors alone, on standard error, beside the answer on output."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            _traceback_without_values,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
 def quiet_libraries() -> None:
     """For a command at a terminal: leave out what the DICOM libraries say about single values. They quote them."""
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|monai|torch)\b")
