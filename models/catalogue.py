@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from coread.alerts import check_alerts
 from coread.errors import ConfigurationError, UnknownModel
 from coread.models.allowlist import AllowList, Entry, digest_of
 from coread.models.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -129,10 +130,12 @@ def find_model(name: str, models: Mapping[str, InstalledModel]) -> InstalledMode
 
 
 def check_routes(settings: Settings, models: Mapping[str, InstalledModel]) -> None:
-    """Raises UnknownModel if a route names a model that is not installed."""
-    for route in settings.route:
-        for name in route.models:
-            find_model(name, models)
+    """Raises UnknownModel if a route, or a code of ``[ups]``, names a model that is not installed; ConfigurationError
+    if an alert asks for what its model never finds.
+    """
+    for name in (*(name for route in settings.route for name in route.models), *settings.ups.models.values()):
+        find_model(name, models)
+    check_alerts(settings.alert, {name: model.manifest for name, model in models.items()})
 
 
 def load_model(folder: Path, *, allowed: AllowList | None) -> InstalledModel:

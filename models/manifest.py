@@ -261,6 +261,16 @@ class Resources(Strict):
     """Whether a study that does not fit on the GPU may be read on the CPU."""
 
 
+class Speed(Strict):
+    """What may be done to be sooner that changes what the network answers, if only a little. By default nothing."""
+
+    air_at_most: float | None = None
+    """A window in which nothing of what the network sees exceeds this value is air: it is not read, but answered as one
+    that has this value everywhere. For bundles that read in sliding windows."""
+    half_precision: bool = False
+    """Whether the network may multiply in 16 bits, where that agrees with 32."""
+
+
 class TaskKind(StrEnum):
     """What a model does."""
 
@@ -319,6 +329,7 @@ class Manifest(Strict):
     overrides: Mapping[str, Any] = Field(default_factory=dict)
     """Keys of the bundle's configuration and what to put there, as `monai.bundle run --key value` does."""
     resources: Resources = Resources()
+    speed: Speed = Speed()
     objects: Mapping[Profile, tuple[ObjectKind, ...]] = Field(default_factory=dict)
     """What is written for a destination of each kind; where it is not said, ``coread.objects.DEFAULT_OBJECTS``."""
     probabilities: str | None = None

@@ -53,6 +53,8 @@ class Prediction:
     numbers: Mapping[int, float] = field(default_factory=dict)
     device: str = "cpu"
     """Where the bundle ran."""
+    engine: str = ""
+    """By what the network ran: "openvino 2026.4.1 f32"."""
     way: str = "memory"
     """How the study got into the bundle: `memory`, or `files`."""
     adapted: tuple[str, ...] = ()

@@ -20,7 +20,10 @@ def main() -> None:
     # Last, so that nothing in a bundle takes the place of what is installed, or runs when Python starts.
     sys.path += _module_folders(Path(sys.argv[1]))
 
-    from coread.models.bundle.isolation import serve
+    from coread.collection import loading_libraries
+
+    with loading_libraries():
+        from coread.models.bundle.isolation import serve
 
     serve()
 

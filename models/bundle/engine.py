@@ -19,9 +19,10 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose
 
-from coread.errors import CoreadError, ModelError, OutOfMemory
+from coread.errors import ConfigurationError, CoreadError, ModelError, OutOfMemory
 from coread.models.bundle.adapters import Place, adapt_configuration, adapt_transforms, today
 from coread.models.bundle.configuration import (
     CHECKPOINT_LOADER,
@@ -33,11 +34,17 @@ from coread.models.bundle.configuration import (
     rewrite,
     run_compiled,
 )
-from coread.models.bundle.in_memory import Feed
+from coread.models.bundle.fused import LabellingWindow
+from coread.models.bundle.fusion import Fusion, fuse, fuse_window
+from coread.models.bundle.grid import GridImage
+from coread.models.bundle.in_memory import Channel, Feed
 from coread.models.bundle.saliency import Call, Looked, check_layer, watched
 from coread.models.bundle.trust import NO_TRUST, Trust
+from coread.models.forward.engines import EAGER, network_of
+from coread.models.forward.window import SlidingWindow
 from coread.models.manifest import Manifest
 from coread.models.metadata import find_metadata
+from coread.models.prepared import Prepared
 from coread.models.tasks import inputs_of
 
 REFERENCE_KEYS = ("label", "gt", "reference")
@@ -76,22 +83,31 @@ class BundleEngine:
     """Called before anything of the bundle is read to be run; raises if it is not what was approved."""
     adapted: list[str] = field(default_factory=list)
     """What was adapted, a sentence each."""
+    fuse: bool = False
+    """Whether what is recognised of its transforms runs by Coread's kernels."""
     way: str = "memory"
     """How volumes get in: `memory`, or `files` if the bundle insists."""
     box_keys: Mapping[str, str] = field(default_factory=dict)
+    prepared: Prepared | None = None
+    """By what the network is to run instead of torch as it comes."""
+    engine: str = EAGER.label
+    """By what it runs."""
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name of each class in the configuration → its arguments there (the last one's, if there are several)."""
 
     def __post_init__(self) -> None:
         """Raises ModelError if the bundle cannot be built."""
         self._one_window = self._narrowed = False
+        self.fusion = Fusion(not_fused=("fusion is off",))
         self._loaded: set[int] = set()
+        self._sums: list[torch.Tensor] = []
+        """Of each answer of an engine that runs in torch's place: finite if all of its numbers are."""
         self.metadata = find_metadata(self.folder)
         self._output_folder, self._cleanup = private_folder(self)
         self._feed = Feed([series.key for series in self.manifest.series], image_keys=list(inputs_of(self.metadata)))
         self._evaluator: Any = self._build()
 
-    def run(self, channels: Sequence[MetaTensor]) -> RawOutput:
+    def run(self, channels: Sequence[Channel]) -> RawOutput:
         """Run the bundle on one case; ``channels``: one volume for each channel, all on one grid.
 
         Raises ModelError if the bundle fails, OutOfMemory if it needs more memory than there is.
@@ -100,6 +116,7 @@ class BundleEngine:
         # what it gave for the volume before. So one that fails is thrown away, and an old output is never at hand.
         evaluator, self._evaluator = self._evaluator or self._build(), None
         evaluator.state.output = None
+        self._sums.clear()
         try:
             networks = _networks(evaluator) if self.manifest.saliency else ()
             with self._files(channels) as item, self._today(), watched(networks) as calls:
@@ -110,8 +127,14 @@ class BundleEngine:
             raise self._explained(error, "failed") from error
         finally:
             self._feed.clear()
+            self.fusion.run.placement = None  # with it the labels, which would be kept until the next study
+        if self.fusion.run.other_case:
+            logging.getLogger(__name__).info(
+                "%s: not run fused this time: %s", self.manifest.name, self.fusion.run.other_case
+            )
         self._evaluator = evaluator
         evaluator.state.output = evaluator.state.batch = None
+        self._check_answers()
         return raw
 
     def use_less_memory(self) -> bool:
@@ -127,6 +150,24 @@ class BundleEngine:
         if what not in self.adapted:
             self.adapted.append(what)
             logging.getLogger(__name__).info("%s: %s", self.manifest.name, what)
+
+    @property
+    def has_one_size(self) -> bool:
+        """Whether the network sees windows of one size, whatever the image's."""
+        inferer = getattr(self._evaluator, "inferer", None)
+        inferer = inferer.window if isinstance(inferer, LabellingWindow) else inferer
+        if not isinstance(inferer, SlidingWindowInferer):
+            return False
+        sizes = inferer.roi_size if isinstance(inferer.roi_size, Sequence) else (inferer.roi_size,)
+        return min(sizes) > 0
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the bundle itself asks for 16 bits, which it gets on a GPU."""
+        return self._rounds(self._evaluator)
+
+    def _rounds(self, evaluator: Any) -> bool:
+        return self.device.type == "cuda" and bool(getattr(evaluator, "amp", False))
 
     @property
     def networks(self) -> Sequence[torch.nn.Module]:
@@ -185,12 +226,65 @@ class BundleEngine:
         for part in (evaluator.data_loader.dataset.transform, *built):
             for what in adapt_transforms(part, REFERENCE_KEYS):
                 self.note(what)
+        self._take_windows(evaluator)
+        if self.fuse:
+            self.fusion = self._fused(parser, evaluator, configuration.evaluator)
         for index in range(len(configuration.first)):
             parser.get_parsed_content(f"coread_first#{index}")
+        if self.fuse:
+            fuse_window(evaluator, self.fusion)  # now that nobody adds a handler any more that looks at scores
         self._load_weights(parser, content, evaluator)
         if self.manifest.saliency:
             check_layer(_networks(evaluator), self.manifest.saliency, self.manifest.name)
+        self._take_engine(evaluator)
         return evaluator
+
+    def _take_windows(self, evaluator: Any) -> None:
+        """Sliding windows by our own means. Raises ConfigurationError if air is to be left out where there are none."""
+        air_at_most = self.manifest.speed.air_at_most
+        windows = SlidingWindow.of(getattr(evaluator, "inferer", None), air_at_most=air_at_most)
+        if windows is not None:
+            evaluator.inferer = windows
+        elif air_at_most is not None:
+            raise ConfigurationError(
+                f"{self.manifest.name}: expected a bundle with a SlidingWindowInferer, because coread.yaml says "
+                "`speed.air_at_most`, found another inferer; delete the key"
+            )
+
+    def _take_engine(self, evaluator: Any) -> None:
+        """The network by the engine that it was prepared for."""
+        self.engine = EAGER.model_copy(update={"precision": "f16"} if self._rounds(evaluator) else {}).label
+        if self.prepared is None or self.prepared.record.forward.engine == EAGER or self.manifest.saliency:
+            return  # what is explained is asked again with gradients, which only torch has
+        engine = self.prepared.record.forward.engine
+        network = getattr(evaluator, "network", None)
+        if network is None:
+            self.note(f"engine: torch runs the network, not {engine.label}, because the evaluator itself has none")
+            return
+        try:
+            evaluator.network = network_of(engine, network, self.prepared.converted())
+        except Exception as error:  # noqa: BLE001  # whatever a library raises when something has changed under the record
+            self.note(f"engine: {engine.label} cannot run the network ({_one_line(str(error))}); torch does")
+        else:
+            evaluator.network.register_forward_hook(self._note_answer)
+            self.engine = engine.label
+
+    def _note_answer(self, _network: object, _inputs: object, answer: torch.Tensor) -> None:
+        plain = answer.as_tensor() if isinstance(answer, MetaTensor) else answer
+        self._sums.append(plain.sum(dtype=torch.float32))  # looked at when all is done: nobody waits for a GPU
+
+    def _check_answers(self) -> None:
+        """Raises ModelError if an engine gave what is no number: the class with the highest score would be any."""
+        sums, self._sums = self._sums, []
+        if sums and not torch.stack(sums).isfinite().all():
+            raise ModelError(f"{self.manifest.name}: expected finite scores of {self.engine}, found NaN or infinity")
+
+    def _fused(self, parser: ConfigParser, evaluator: Any, name: str) -> Fusion:
+        """Replace what is recognised in the bundle as it is built. ``name``: the evaluator's, in the configuration."""
+        if "postprocessing" not in parser[name]:
+            return Fusion(not_fused=("not fused: the evaluator has no `postprocessing`",))
+        postprocessing = parser.get_parsed_content(f"{name}#postprocessing")
+        return fuse(evaluator.data_loader.dataset.transform, postprocessing, explained=bool(self.manifest.saliency))
 
     def _load_weights(self, parser: ConfigParser, content: Mapping[str, Any], evaluator: Any) -> None:
         """Run the handlers that load weights, and where none does, a loader that stands for itself.
@@ -226,7 +320,7 @@ class BundleEngine:
             yield
 
     @contextmanager
-    def _files(self, channels: Sequence[MetaTensor]) -> Iterator[Mapping[str, Any]]:
+    def _files(self, channels: Sequence[Channel]) -> Iterator[Mapping[str, Any]]:
         """Key → file of each input, for a bundle that opens files by means of its own; nothing for others."""
         if self.way == "memory":
             yield {}
@@ -236,7 +330,8 @@ class BundleEngine:
             files: dict[str, list[str]] = {}
             for number, (key, channel) in enumerate(zip(keys, channels, strict=True)):
                 path = Path(folder) / f"channel{number}.nii.gz"
-                nibabel.Nifti1Image(channel.numpy(), channel.affine.numpy()).to_filename(path)
+                tensor = channel.tensor() if isinstance(channel, GridImage) else channel
+                nibabel.Nifti1Image(tensor.numpy(), tensor.affine.numpy()).to_filename(path)
                 files.setdefault(key, []).append(str(path))
             yield {key: each[0] if len(each) == 1 else each for key, each in files.items()}
 

@@ -3,7 +3,9 @@
 DICOM's patient coordinates are LPS, MONAI's are RAS: x and y change sign. Here, and nowhere else.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +52,10 @@ class ModelGrid:
         """The volume as a loader of files would give it; float32. ``colours``: a projection as three equal channels,
         last.
         """
+        return self.image(volume, colours=colours).tensor()
+
+    def image(self, volume: Volume, *, colours: bool = False) -> "GridImage":
+        """The volume as a loader of files would give it, but for its voxels, which stay where they are."""
         array = volume.array.transpose(2, 1, 0)
         channel_dim: float = float("nan")
         if self.projection:
@@ -60,19 +66,14 @@ class ModelGrid:
             array = orientations.apply_orientation(array, self.from_column_row_slice)
         # Rounded as NIfTI files hold it: sizes after resampling hang on the last digits, and a model gets the same
         # volume here as from the files that it was made with.
-        affine = torch.from_numpy(self.affine.astype(np.float32).astype(np.float64))
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-        return MetaTensor(
-            tensor,
-            affine=affine.clone(),
-            meta={
-                "original_affine": affine.clone(),
-                "original_channel_dim": channel_dim,
-                "spatial_shape": np.array(self.shape),
-                "space": "RAS",
-                "filename_or_obj": "volume",
-            },
-        )
+        affine = self.affine.astype(np.float32).astype(np.float64)
+        meta = {
+            "original_channel_dim": channel_dim,
+            "spatial_shape": np.array(self.shape),
+            "space": "RAS",
+            "filename_or_obj": "volume",
+        }
+        return GridImage(view=array, affine=affine, meta=meta)
 
     def back(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """An array on this grid as (slice, row, column)."""
@@ -87,3 +88,27 @@ class ModelGrid:
         lps = ras * np.array([-1.0, -1.0, 1.0])
         inverse = np.linalg.inv(volume.affine)
         return np.asarray(lps @ inverse[:3, :3].T + inverse[:3, 3], np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GridImage:
+    """An image on a model's grid that is not copied before it has to be."""
+
+    view: NDArray[Any]
+    """A view of the volume's own array, of any real type, its axes as the model has them. Not to be written to."""
+    affine: NDArray[np.float64]
+    """Its indices → RAS, mm."""
+    meta: Mapping[str, Any]
+    """What MONAI asks for besides."""
+
+    def tensor(self) -> MetaTensor:
+        """Its own copy, in float32."""
+        return self._as_tensor(torch.from_numpy(np.array(self.view, np.float32, order="C")))
+
+    def stand_in(self) -> MetaTensor:
+        """The same but for its voxels: zeros that take no memory."""
+        return self._as_tensor(torch.zeros(1).expand(self.view.shape))
+
+    def _as_tensor(self, values: torch.Tensor) -> MetaTensor:
+        affine = torch.from_numpy(self.affine.copy())
+        return MetaTensor(values, affine=affine, meta={**self.meta, "original_affine": affine.clone()})

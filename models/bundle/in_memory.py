@@ -12,12 +12,17 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import EnsureChannelFirst, MapTransform, Transform
 from monai.utils import get_equivalent_dtype
+from numpy.typing import NDArray
 
 from coread.errors import ModelError
+from coread.models.bundle.grid import GridImage
 
 META_POSTFIX = "meta_dict"
 ARRAY_KEY = "image"
 """What stands for the input of a bundle whose transforms take arrays, not dictionaries."""
+
+Channel = MetaTensor | GridImage
+"""What a model gets: a tensor, or an image that becomes one when somebody asks for it."""
 
 
 class Feed:
@@ -31,7 +36,7 @@ class Feed:
         self._image_keys = image_keys
         self.loaded: list[Hashable] = []
         """The keys that the bundle's loaders ask for, all of them."""
-        self.channels: Sequence[MetaTensor] = ()
+        self.channels: Sequence[Channel] = ()
         self.item: Mapping[str, Any] = {}
         """What is in the data besides images."""
         self.saved: dict[str, Any] = {}
@@ -39,7 +44,7 @@ class Feed:
         self.captured: list[Any] = []
         """What a handler would have written to a file."""
 
-    def start(self, channels: Sequence[MetaTensor], item: Mapping[str, Any]) -> None:
+    def start(self, channels: Sequence[Channel], item: Mapping[str, Any]) -> None:
         """Make ready for a run."""
         self.clear()
         self.channels, self.item = channels, item
@@ -58,28 +63,43 @@ class Feed:
 
         Raises ModelError if it cannot be told which channel is meant.
         """
+        chosen = self._chosen(key)
+        if chosen is None:
+            return None
+        tensors = [_copy(each) for each in chosen]
+        if len(tensors) == 1:
+            return tensors[0]
+        return _stacked(torch.stack([each.as_tensor() for each in tensors]), like=tensors[0])
+
+    def views(self, key: Hashable) -> tuple[Sequence[NDArray[Any]], MetaTensor] | None:
+        """The same without a copy: the voxels of each channel, not to be written to, and a tensor that has all but
+        voxels.
+        """
+        chosen = self._chosen(key)
+        if chosen is None:
+            return None
+        views = [each.view if isinstance(each, GridImage) else each.as_tensor().numpy() for each in chosen]
+        first = _stand_in(chosen[0])
+        if len(chosen) == 1:
+            return views, first
+        return views, _stacked(torch.zeros(1).expand(len(chosen), *first.shape), like=first)
+
+    def _chosen(self, key: Hashable) -> Sequence[Channel] | None:
+        """The channels that a loader finds under a key, as ``tensor`` says."""
         if any(self._keys):
             found = dict(zip(self._keys, self.channels, strict=True)).get(str(key))
-            return None if found is None else _copy(found)
+            return None if found is None else [found]
         if len(self.loaded) == 1:
-            return self._stacked()
+            return self.channels
         images = [each for each in self.loaded if each in self._image_keys]
         if len(images) == 1:
-            return self._stacked() if key in images else None
+            return self.channels if key in images else None
         if len(self.loaded) == len(self.channels):
-            return _copy(self.channels[self.loaded.index(key)])
+            return [self.channels[self.loaded.index(key)]]
         raise ModelError(
             f"expected one input, found that the bundle loads {', '.join(map(str, self.loaded))}; name the `key` of "
             "each series in coread.yaml"
         )
-
-    def _stacked(self) -> MetaTensor:
-        if len(self.channels) == 1:
-            return _copy(self.channels[0])
-        first = self.channels[0]
-        stacked = MetaTensor(torch.stack([each.as_tensor() for each in self.channels]), meta=dict(first.meta))
-        stacked.meta["original_channel_dim"] = 0
-        return stacked
 
     def __len__(self) -> int:
         """As the bundle's list of cases: always one, whichever is in it. (The evaluator asks for the length once.)"""
@@ -114,8 +134,8 @@ class TakeImaged(MapTransform):
     ) -> None:
         super().__init__(keys)
         feed.expect(self.keys)
-        self._feed = feed
-        self._dtype = dtype
+        self.feed = feed
+        self.dtype = dtype
         self._with_meta = not image_only
         self._channel_first = EnsureChannelFirst() if ensure_channel_first else None
         names = [meta_keys] if isinstance(meta_keys, str) else meta_keys
@@ -125,13 +145,27 @@ class TakeImaged(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
         for key, meta_key in zip(self.keys, self._meta_keys, strict=True):
-            tensor = self._feed.tensor(key)
+            tensor = self.feed.tensor(key)
             if tensor is None:
                 continue
-            loaded[key] = _prepared(tensor, self._dtype, self._channel_first, in_ras=self._in_ras)
+            loaded[key] = _prepared(tensor, self.dtype, self._channel_first, in_ras=self._in_ras)
             if self._with_meta:
                 loaded[meta_key] = dict(loaded[key].meta)
         return loaded
+
+    def stand_in(self, data: Mapping[Hashable, Any]) -> tuple[dict[Hashable, Any], Sequence[NDArray[Any]]] | None:
+        """What a call of one key gives, with zeros for voxels; and the voxels of each channel. None: there is no image
+        under the key.
+        """
+        (key,), (meta_key,) = self.keys, self._meta_keys
+        found = self.feed.views(key)
+        if found is None:
+            return None
+        views, tensor = found
+        loaded = {**data, key: _prepared(tensor, None, self._channel_first, in_ras=self._in_ras)}
+        if self._with_meta:
+            loaded[meta_key] = dict(loaded[key].meta)
+        return loaded, views
 
 
 class TakeImage(Transform):
@@ -230,6 +264,20 @@ def _prepared(tensor: MetaTensor, dtype: Any, channel_first: EnsureChannelFirst 
     return MetaTensor(channel_first(tensor)) if channel_first else tensor
 
 
-def _copy(tensor: MetaTensor) -> MetaTensor:
+def _stacked(values: torch.Tensor, *, like: MetaTensor) -> MetaTensor:
+    """Several channels, as a loader of several files gives them."""
+    return MetaTensor(values, meta={**like.meta, "original_channel_dim": 0})
+
+
+def _copy(channel: Channel) -> MetaTensor:
     """Of its own: transforms may write into what they are given."""
-    return MetaTensor(tensor.as_tensor().clone(), meta=dict(tensor.meta))
+    if isinstance(channel, GridImage):
+        return channel.tensor()
+    return MetaTensor(channel.as_tensor().clone(), meta=dict(channel.meta))
+
+
+def _stand_in(channel: Channel) -> MetaTensor:
+    """All but the voxels: zeros that take no memory."""
+    if isinstance(channel, GridImage):
+        return channel.stand_in()
+    return MetaTensor(torch.zeros(1).expand(channel.shape), meta=dict(channel.meta))

@@ -33,6 +33,7 @@ from coread.models.bundle import child
 from coread.models.bundle.adapters import restore_numpy_names
 from coread.models.bundle.engine import private_folder
 from coread.models.bundle.trust import NO_TRUST, Trust
+from coread.models.forward.engines import EAGER
 from coread.models.manifest import Manifest
 from coread.models.prediction import Box, Point, Prediction
 from coread.volume import Volume
@@ -91,6 +92,29 @@ class IsolatedReader:
     def networks(self) -> Sequence[torch.nn.Module]:
         """None in this process."""
         return ()
+
+    @property
+    def rounds(self) -> bool:
+        """Not known in this process."""
+        return False
+
+    @property
+    def has_one_size(self) -> bool:
+        """Not known in this process."""
+        return False
+
+    @property
+    def engine(self) -> str:
+        """By what the network runs: no other is tried in the bundle's process."""
+        return EAGER.label
+
+    @property
+    def process_bytes(self) -> int:
+        """The memory of its process."""
+        if self._process is None:
+            return 0
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def close(self) -> None:
         """End the process, and delete what it left."""
@@ -261,6 +285,7 @@ def _arrays_of(prediction: Prediction) -> tuple[dict[str, Any], dict[str, NDArra
         "points": [[point.label, *point.place] for point in prediction.points],
         "numbers": {str(key): value for key, value in prediction.numbers.items()},
         "device": prediction.device,
+        "engine": prediction.engine,
         "way": prediction.way,
         "adapted": list(prediction.adapted),
     }
@@ -285,6 +310,7 @@ def _prediction_of(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
         points=tuple(Point(label=int(label), place=np.array(place)) for label, *place in header["points"]),
         numbers={int(key): value for key, value in header["numbers"].items()},
         device=header["device"],
+        engine=header["engine"],
         way=header["way"],
         adapted=tuple(header["adapted"]),
     )

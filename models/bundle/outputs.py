@@ -19,7 +19,7 @@ from coread.models.bundle.engine import BundleEngine, RawOutput
 from coread.models.bundle.grid import ModelGrid
 from coread.models.manifest import Manifest, TaskKind
 from coread.models.prediction import Box, Point, Prediction
-from coread.volume import Volume
+from coread.volume import Volume, count_by_slice
 
 PROBABILITY_TOLERANCE = 1e-3
 """Interpolation and rounding may leave 0 to 1 by this much."""
@@ -94,10 +94,14 @@ def _labels(values: NDArray[Any], manifest: Manifest) -> NDArray[np.uint8]:
         _check_probabilities(values, manifest)
         (label,) = manifest.labels
         return np.where(values >= manifest.threshold, np.uint8(label), np.uint8(0))
-    with np.errstate(invalid="ignore"):
-        whole = values.astype(np.uint8)
     known = np.zeros(256, bool)
     known[[0, *manifest.labels]] = True
+    if values.dtype == np.uint8:
+        counts = count_by_slice(np.ascontiguousarray(values.T)).sum(axis=0)
+        if not counts[~known].any():
+            return values
+    with np.errstate(invalid="ignore"):
+        whole = values.astype(np.uint8)
     wrong = (whole != values) | ~known[whole]
     if wrong.any():
         others = np.unique(values[wrong])
@@ -427,7 +431,7 @@ def _has(found: Any, names: Mapping[str, str]) -> bool:
 
 
 def _check_finite(values: NDArray[Any], manifest: Manifest) -> None:
-    if not np.isfinite(values).all():
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise ModelError(f"{manifest.name}: expected numbers in the result, found NaN or infinity")
 
 

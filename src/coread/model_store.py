@@ -146,6 +146,7 @@ def remove(package: Package, settings: Settings) -> None:
     if package.name in {entry.name for entry in allowed.entries()}:
         allowed.forbid(package.name)
     shutil.rmtree(package.folder)
+    shutil.rmtree(settings.prepared_home / package.name, ignore_errors=True)
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:

@@ -12,6 +12,8 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from coread.kernels.measuring import end_of_run
+
 TILT_DEGREES = 0.5
 """Slices shifted by less are stacked at right angles, as far as anybody can measure."""
 
@@ -125,6 +127,8 @@ def count_by_slice(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     counts = np.zeros((labels.shape[0], 256), np.int64)
     for index in numba.prange(labels.shape[0]):
         for row in range(labels.shape[1]):
-            for column in range(labels.shape[2]):
-                counts[index, labels[index, row, column]] += 1
+            column = 0
+            while column < labels.shape[2]:
+                start, column = column, end_of_run(labels[index, row], column)
+                counts[index, labels[index, row, start]] += column - start
     return counts
