@@ -3,15 +3,19 @@
 Nothing here is shared with the encoders: pydicom, and the arithmetic of PS3.3 C.7.6.2.1.1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import iter_pixels
+from pydicom.tag import BaseTag, Tag
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,18 +30,37 @@ def frame_geometries(dataset: Dataset) -> list[FrameGeometry]:
     """Where each frame lies, and which segment it shows."""
     shared = dataset.SharedFunctionalGroupsSequence[0]
     common = _in_plane(shared, shared) if _PLANE.issubset(shared.dir()) else None
+    position_of = _Once(lambda item: _floats(item.ImagePositionPatient))
+    segment_of = _Once(lambda item: int(item.ReferencedSegmentNumber))
     found = []
     for groups in _apart(dataset, "PerFrameFunctionalGroupsSequence"):
-        if common is None or "PlaneOrientationSequence" in groups or "PixelMeasuresSequence" in groups:
-            in_plane = _in_plane(groups, shared)
-        else:
-            in_plane = common
-        position = _floats(groups.PlanePositionSequence[0].ImagePositionPatient)
+        has_own = any(tag in groups for tag in _PLANE_TAGS)
+        in_plane = _in_plane(groups, shared) if common is None or has_own else common
+        position = position_of(groups, _POSITION)
         segment = 0
-        if "SegmentIdentificationSequence" in groups or "SegmentIdentificationSequence" in shared:
-            segment = int(_group("SegmentIdentificationSequence", groups, shared).ReferencedSegmentNumber)
+        if _SEGMENT in groups or _SEGMENT in shared:
+            segment = segment_of(groups if _SEGMENT in groups else shared, _SEGMENT)
         found.append(FrameGeometry(affine=np.column_stack([in_plane, position]), segment=segment))
     return found
+
+
+class _Once(Generic[T]):
+    """Reads the first item of a sequence, and what has been read already not again: a segmentation has thousands of
+    frames, but as many places as slices. What is the same is told by its bytes.
+    """
+
+    def __init__(self, read: Callable[[Dataset], T]) -> None:
+        self._read = read
+        self._known: dict[bytes, T] = {}
+
+    def __call__(self, groups: Dataset, tag: BaseTag) -> T:
+        element: Any = groups.get_item(tag)
+        if not isinstance(element, RawDataElement):  # somebody has read it before
+            return self._read(groups[tag].value[0])
+        encoded: Any = element.value
+        if encoded not in self._known:
+            self._known[encoded] = self._read(groups[tag].value[0])
+        return self._known[encoded]
 
 
 def _apart(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
@@ -49,6 +72,8 @@ def _apart(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
 
 
 _PLANE = {"PlaneOrientationSequence", "PixelMeasuresSequence"}
+_PLANE_TAGS = tuple(map(Tag, _PLANE))
+_POSITION, _SEGMENT = Tag("PlanePositionSequence"), Tag("SegmentIdentificationSequence")
 
 
 def _in_plane(groups: Dataset, shared: Dataset) -> NDArray[np.float64]:
@@ -60,16 +85,32 @@ def _in_plane(groups: Dataset, shared: Dataset) -> NDArray[np.float64]:
 
 def frames_of(dataset: Dataset) -> Iterator[NDArray[Any]]:
     """Each frame's pixels, (row, column), one at a time."""
-    if dataset.get("BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed:
-        size = dataset.Rows * dataset.Columns
-        packed = np.frombuffer(dataset.PixelData, np.uint8)
-        for index in range(int(dataset.NumberOfFrames)):
-            first, last = index * size // 8, -(-(index + 1) * size // 8)
-            bits = np.unpackbits(packed[first:last], bitorder="little")
-            start = index * size - first * 8
-            yield bits[start : start + size].reshape(dataset.Rows, dataset.Columns)
+    if _is_packed(dataset):
+        yield from _unpacked(dataset, range(int(dataset.NumberOfFrames)))
     else:
         yield from _whole_frames(dataset)
+
+
+def frames_at(dataset: Dataset, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """Some frames' pixels, (row, column), by their indices from 0; the others are not decoded."""
+    if _is_packed(dataset):
+        yield from _unpacked(dataset, indices)
+    elif indices:
+        yield from iter_pixels(dataset, indices=indices)
+
+
+def _is_packed(dataset: Dataset) -> bool:
+    return dataset.get("BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed
+
+
+def _unpacked(dataset: Dataset, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    size = dataset.Rows * dataset.Columns
+    packed = np.frombuffer(dataset.PixelData, np.uint8)
+    for index in indices:
+        first, last = index * size // 8, -(-(index + 1) * size // 8)
+        bits = np.unpackbits(packed[first:last], bitorder="little")
+        start = index * size - first * 8
+        yield bits[start : start + size].reshape(dataset.Rows, dataset.Columns)
 
 
 def _whole_frames(dataset: Dataset) -> Iterator[NDArray[Any]]:

@@ -1,10 +1,12 @@
 """Findings → the DICOM objects that a study gets back, each proven by reading it back."""
 
 import io
+import logging
 import re
-import warnings
+import threading
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import highdicom as hd
@@ -82,19 +84,40 @@ class ResultObject:
     def file(self) -> bytes:
         """The object as a DICOM file (PS3.10). Raises ResultError at a value that is too long for its encoding."""
         buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=TOO_LONG.pattern, category=UserWarning)
-            try:
-                self.dataset.save_as(buffer, enforce_file_format=True)
-            except UserWarning as warning:
-                found = TOO_LONG.match(str(warning))
-                if found is None:
-                    raise
-                raise ResultError(
-                    f"{self.kind}: expected values of up to 64 kB, found a longer "
-                    f"{keyword_for_tag(''.join(found.groups()))}; nothing was stored, please report it"
-                ) from warning
+        with _too_long_values() as found:
+            self.dataset.save_as(buffer, enforce_file_format=True)
+        if found:
+            raise ResultError(
+                f"{self.kind}: expected values of up to 64 kB, found a longer {keyword_for_tag(found[0])}; nothing was "
+                "stored, please report it"
+            )
         return buffer.getvalue()
+
+
+@contextmanager
+def _too_long_values() -> Iterator[list[str]]:
+    """The tags, as hexadecimal digits, of values that this thread has pydicom write and that are too long.
+
+    What pydicom says of them is heard in its log: Python's filters of warnings are of all threads together, and another
+    one may put them back at any time.
+    """
+    thread, found = threading.get_ident(), []
+
+    def hear(record: logging.LogRecord) -> bool:
+        said = TOO_LONG.match(record.getMessage())
+        if said is not None and record.thread == thread:
+            found.append("".join(said.groups()))
+        return True
+
+    log = logging.getLogger("pydicom")
+    log.addFilter(hear)
+    try:
+        yield found
+    except UserWarning as warning:  # where warnings are errors
+        if TOO_LONG.match(str(warning)) is None:
+            raise
+    finally:
+        log.removeFilter(hear)
 
 
 def encode_findings(

@@ -95,9 +95,11 @@ def _palette() -> NDArray[np.float32]:
 
 
 def answer_in_words(answer: Classification) -> str:
-    """What was answered and how sure that is: "Bacterial pneumonia: Present, probability 0.93"."""
+    """The question, the answer and how sure that is: "Pneumonia: Absent, probability 0.93". The class's name is left
+    out: of one that is called "No pneumonia", "Absent" would say the opposite.
+    """
     certain = "" if answer.probability is None else f", probability {answer.probability:.2f}"
-    return f"{answer.name}: {answer.value.meaning}{certain}"
+    return f"{answer.finding.meaning}: {answer.value.meaning}{certain}"
 
 
 def _legend(answer: Classification, identity: ResultIdentity, *, columns: int) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from coread.dicom_sr.decode import MOMENTS, frame_geometries, frame_moments, fra
 from coread.dicom_sr.source import Source
 from coread.errors import ResultError
 from coread.findings import Findings, Mark, ScalarMap
+from coread.kernels.measuring import end_of_run
 from coread.volume import Volume
 
 CENTROID_TOLERANCE_MM = 0.15
@@ -286,16 +287,17 @@ def _not_read_back(what: str, expected: str, found: str) -> ResultError:
 def _segment_clouds(segmentation: Dataset) -> dict[int, Cloud]:
     """Segment number → where the file says that its voxels are."""
     geometries = frame_geometries(segmentation)
-    sums: dict[int, NDArray[np.float64]] = {}
+    affines = np.array([geometry.affine for geometry in geometries])
     if segmentation.SegmentationType == "LABELMAP":
-        for geometry, frame in zip(geometries, frames_of(segmentation), strict=True):
-            moments = moments_by_label(np.ascontiguousarray(frame[None], np.uint8))[0]
-            for number in np.flatnonzero(moments[:, 0]):
-                _add(sums, int(number), moments[number], geometry.affine)
+        moments = np.concatenate(
+            [moments_by_label(np.ascontiguousarray(frame[None], np.uint8)) for frame in frames_of(segmentation)]
+        )
+        frames, numbers = np.nonzero(moments[:, :, 0])
+        products = _in_patient(moments[frames, numbers], affines[frames])
     else:
-        for geometry, moments in zip(geometries, frame_moments(segmentation), strict=True):
-            _add(sums, geometry.segment, moments, geometry.affine)
-    return {number: Cloud.of(each) for number, each in sums.items()}
+        numbers = np.array([geometry.segment for geometry in geometries])
+        products = _in_patient(frame_moments(segmentation), affines)
+    return {int(number): Cloud.of(products[numbers == number].sum(axis=0)) for number in np.unique(numbers)}
 
 
 def _expected_clouds(findings: Findings, segmentation: Dataset) -> dict[int, Cloud]:
@@ -323,22 +325,20 @@ def _weighted_moments(probability: NDArray[np.float32], maximum: int) -> NDArray
 
 def _sums_of(moments: NDArray[np.float64], volume: Volume) -> NDArray[np.float64]:
     """The products' sums (4, 4) of what lies in a volume's slices, from its moments in each: (slices, 6)."""
-    sums: dict[int, NDArray[np.float64]] = {0: np.zeros((4, 4))}
-    for index, each in enumerate(moments):
-        affine = volume.affine[:3, [1, 2, 3]].copy()
-        affine[:, 2] += volume.affine[:3, 0] * index
-        _add(sums, 0, each, affine)
-    return sums[0]
+    affines = np.repeat(volume.affine[None, :3, 1:], len(moments), axis=0)
+    affines[:, :, 2] += np.arange(len(moments))[:, None] * volume.affine[:3, 0]
+    return np.asarray(_in_patient(moments, affines).sum(axis=0), np.float64)
 
 
-def _add(
-    sums: dict[int, NDArray[np.float64]], key: int, moments: NDArray[np.float64], affine: NDArray[np.float64]
-) -> None:
-    """Add a frame's moments, carried by its affine (row, column, 1) → LPS into the patient."""
-    weight, row, column, row_row, row_column, column_column = moments
+def _in_patient(moments: NDArray[np.float64], affines: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The products' sums of each frame, shape (frames, 4, 4): its moments, shape (frames, 6), carried by its affine
+    (row, column, 1) → LPS, shape (frames, 3, 3), into the patient.
+    """
+    weight, row, column, row_row, row_column, column_column = moments.T
     in_frame = np.array([[row_row, row_column, row], [row_column, column_column, column], [row, column, weight]])
-    into_patient = np.vstack([affine, (0.0, 0.0, 1.0)])
-    sums[key] = sums.get(key, np.zeros((4, 4))) + into_patient @ in_frame @ into_patient.T
+    into_patient = np.zeros((len(moments), 4, 3))
+    into_patient[:, :3], into_patient[:, 3, 2] = affines, 1.0
+    return np.asarray(into_patient @ in_frame.transpose(2, 0, 1) @ into_patient.transpose(0, 2, 1), np.float64)
 
 
 @numba.njit(cache=True, parallel=True)
@@ -347,13 +347,24 @@ def moments_by_label(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
     found = np.zeros((labels.shape[0], 256, MOMENTS))
     for index in numba.prange(labels.shape[0]):
         for row in range(labels.shape[1]):
-            for column in range(labels.shape[2]):
-                label = labels[index, row, column]
+            column = 0
+            while column < labels.shape[2]:
+                label, start = labels[index, row, column], column
+                column = end_of_run(labels[index, row], start)
                 if label:
-                    found[index, label, 0] += 1
-                    found[index, label, 1] += row
-                    found[index, label, 2] += column
-                    found[index, label, 3] += row * row
-                    found[index, label, 4] += row * column
-                    found[index, label, 5] += column * column
+                    count = column - start
+                    places = count * (start + column - 1) // 2
+                    squares = _sum_of_squares(column) - _sum_of_squares(start)
+                    found[index, label, 0] += count
+                    found[index, label, 1] += row * count
+                    found[index, label, 2] += places
+                    found[index, label, 3] += row * row * count
+                    found[index, label, 4] += row * places
+                    found[index, label, 5] += squares
     return found
+
+
+@numba.njit(cache=True)
+def _sum_of_squares(end: int) -> int:
+    """Of the whole numbers below ``end``."""
+    return (end - 1) * end * (2 * end - 1) // 6

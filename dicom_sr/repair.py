@@ -10,9 +10,10 @@ import copy
 from typing import Any
 
 from pydicom import config
-from pydicom.datadict import dictionary_has_tag, dictionary_VM
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.valuerep import DSfloat, PersonName, validate_value
 
@@ -47,7 +48,15 @@ LONGEST = {"SH": 16, "LO": 64, "PN": 64, "ST": 1024, "LT": 10240}
 LONGEST_NUMBER = 16
 
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-_UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, LookupError, NotImplementedError, OSError)
+_UNREADABLE = (
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+)
 """What pydicom raises at a value that it cannot convert."""
 
 
@@ -63,7 +72,8 @@ def repaired(image: Dataset) -> Dataset:
             continue
         try:
             element = copy.deepcopy(image[tag])
-            header.add(element)
+            if _is_of_its_kind(element):
+                header.add(element)
         except _UNREADABLE:
             continue
     header.file_meta = copy.deepcopy(image.file_meta)
@@ -80,6 +90,12 @@ def repaired(image: Dataset) -> Dataset:
     if header.PatientSex not in SEXES:
         header.PatientSex = ""
     return header
+
+
+def _is_of_its_kind(element: DataElement) -> bool:
+    """Whether an element has a value representation that its attribute may have, or one text in place of another."""
+    allowed = dictionary_VR(element.tag).split(" or ")
+    return element.VR in allowed or (element.VR in LONGEST and not LONGEST.keys().isdisjoint(allowed))
 
 
 def _drop_undecodable(header: Dataset) -> None:

@@ -6,6 +6,7 @@ is a TID 1411 group that refers to its segment; the other kinds are in ``key_fin
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import highdicom as hd
@@ -73,7 +74,8 @@ def encode_measurement_report(
         groups.append(group)
     keys = sorted({findings.key_plane(structure) for structure in findings.present})
     return document(
-        groups,
+        groups[:1],
+        alike=groups[1:],
         source=source,
         key_planes=[source.planes[index] for index in keys],
         identity=identity,
@@ -101,11 +103,16 @@ def document(
     identity: ResultIdentity,
     kind: ObjectKind,
     evidence: Sequence[Dataset] = (),
+    alike: Sequence[Any] = (),
 ) -> hd.sr.Comprehensive3DSR:
-    """A report around the groups: observer, procedure, image library of the key images only, evidence of all."""
+    """A report around the groups: observer, procedure, image library of the key images only, evidence of all.
+
+    ``alike``: see ``report_of``.
+    """
     described = (library_entry(source.image_of(plane)) for plane in key_planes)
     return report_of(
         groups,
+        alike=alike,
         library=[image for image in described if image is not None],
         evidence=[*source.instances, *evidence],
         identity=identity,
@@ -122,16 +129,22 @@ def report_of(
     identity: ResultIdentity,
     kind: ObjectKind,
     procedure: Code = codes.IMAGING_PROCEDURE,
+    alike: Sequence[Any] = (),
 ) -> hd.sr.Comprehensive3DSR:
     """A report around the groups. ``library``: see ``library_entry``; the first of ``evidence`` also has the attributes
-    of patient and study.
+    of patient and study. ``alike``: further groups that refer to nothing else than ``groups`` do; they are not copied
+    and searched for references, and nor is the library: it takes seconds for a hundred of them.
+
+    Raises ValueError if an image of the library is not among the evidence.
     """
+    missing = {image.SOPInstanceUID for image in library} - {each.SOPInstanceUID for each in evidence}
+    if missing:
+        raise ValueError(f"expected all images of the library among the evidence, found {len(missing)} others")
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(identity)),
         procedure_reported=procedure,
         imaging_measurements=list(groups),
         title=codes.IMAGING_MEASUREMENT_REPORT,
-        referenced_images=library,
     )
     report = hd.sr.Comprehensive3DSR(
         evidence=evidence,
@@ -141,6 +154,13 @@ def report_of(
         is_verified=False,
         **in_series(identity, kind),
     )
+    content_items = report.ContentSequence
+    (place,) = (number for number, item in enumerate(content_items) if item.name == codes.IMAGING_MEASUREMENTS)
+    for group in alike:
+        content_items[place].ContentSequence.extend(group)
+    if library:
+        (images,) = hd.sr.ImageLibrary(library)
+        content_items.insert(place, images)
     _write_meanings_exactly(report)
     return report
 
@@ -180,8 +200,11 @@ def is_ecg(header: Dataset) -> bool:
 
 def is_image_class(sop_class_uid: object) -> bool:
     """Whether a value is the UID of a class of the standard whose objects are images."""
-    if not is_uid(sop_class_uid):
-        return False
+    return is_uid(sop_class_uid) and _is_of_image(str(sop_class_uid))
+
+
+@lru_cache(maxsize=64)
+def _is_of_image(sop_class_uid: str) -> bool:
     image = Dataset()
     image.SOPClassUID, image.SOPInstanceUID, image.Modality = sop_class_uid, sop_class_uid, NO_GEOMETRY
     image.Rows = image.Columns = 1

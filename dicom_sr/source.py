@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.uid import (
     CTImageStorage,
@@ -60,6 +61,9 @@ _OF_AN_INSTANCE = (
 )
 
 
+UNREADABLE = (ValueError, TypeError, AttributeError, NotImplementedError, BytesLengthException)
+"""What pydicom raises at a value that is not what its VR says, or of a VR that is none."""
+
 COSINE_DECIMALS = 10
 """More than any scanner writes, and fewer than the digits that computing changes."""
 
@@ -79,7 +83,7 @@ class Plane:
             if self.frame is not None and keyword in _FUNCTIONAL_GROUP:
                 return self._in_groups(_FUNCTIONAL_GROUP[keyword], keyword)
             return self.image.get(keyword)
-        except (ValueError, TypeError, AttributeError):  # pydicom's, at a value that is not what its VR says
+        except UNREADABLE:
             return None
 
     def number(self, keyword: str) -> float | None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from pydicom.dataset import Dataset
 
 from coread import codes
+from coread.dicom_sr.display import span_of
 from coread.findings import Findings
 from coread.workers.cycle import Cycle
 from coread.workers.picture import (
@@ -40,7 +41,7 @@ def montage_of_phases(phases: Sequence[tuple[str, SourceVolume, Dataset]], *, ti
     legend: dict[str, tuple[float, ...]] = {}
     for row, ((name, source, segmentation), of_phase) in enumerate(zip(phases, masks, strict=True)):
         array = source.volume.array
-        low, high = np.percentile(array, (1, 99))
+        low, high = span_of(array)
         colours = {int(segment.SegmentNumber): colour_of(segment) for segment in segmentation.SegmentSequence}
         legend |= {str(segment.SegmentLabel): colour_of(segment) for segment in segmentation.SegmentSequence}
         for index in range(slices):

@@ -84,7 +84,7 @@ def _grid(series: Series) -> tuple[object, ...]:
         spacing = np.array(plane.get("PixelSpacing"), float).reshape(2).round(SPACING_DECIMALS)
     except (TypeError, ValueError):
         return (series.series_instance_uid,)  # whatever it is, it is no part of another
-    size = (plane.image.get("Rows"), plane.image.get("Columns"))
+    size = (str(plane.image.get("Rows")), str(plane.image.get("Columns")))  # a broken header may have several
     return (str(plane.get("FrameOfReferenceUID")), *cosines, *spacing, *size)
 
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from coread.findings import Findings
 from coread.leads import Lead
+from coread.models.prediction import Prediction
 from coread.waveform import Waveform
+from coread.workers.waveform import SourceWaveform
 
 mpl.use("Agg")
 
@@ -28,13 +30,22 @@ LEFT_MM, RIGHT_MM = 15.0, 5.0
 PULSE_MM = 5.0
 """Width of the calibration pulse before each row: 0.2 s, 1 mV."""
 LARGEST_SAID = 0.99
+LONGEST_UNREAD_S = 0.2
+"""Of a recording whose ends are cut off a little, the picture may still show it as if all had been read."""
 DOTS_PER_INCH, MOST_DOTS = 160, 12_000
 PAPER, FINE, BOLD, INK = "#fffafa", "#f9dcdc", "#efb4b4", "black"
 HIGHLIGHT = LinearSegmentedColormap.from_list("highlight", [(1.0, 0.55, 0.0, 0.0), (1.0, 0.55, 0.0, 0.55)])
 """From nothing to orange, over which the trace still shows."""
 
 
-def ecg_picture(recorded: Waveform, *, title: str, answer: str, saliency: NDArray[np.floating] | None = None) -> bytes:
+def ecg_picture(
+    recorded: Waveform,
+    *,
+    title: str,
+    answer: str,
+    saliency: NDArray[np.floating] | None = None,
+    dots_per_inch: float = DOTS_PER_INCH,
+) -> bytes:
     """A PNG of the twelve leads. ``recorded``: mV; ``answer``: what the model says, a line below the title.
 
     ``saliency``: how much each moment mattered, 0 to 1, shape (sample,), over the same time at any rate; it is drawn as
@@ -62,8 +73,15 @@ def ecg_picture(recorded: Waveform, *, title: str, answer: str, saliency: NDArra
     axes.text(5, height - 8.5, answer, fontsize=10, va="top")
     axes.text(5, 3, f"{MM_PER_S:g} mm/s   {MM_PER_MV:g} mm/mV   {recorded.sampling_rate_hz:g} Hz", fontsize=8)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=min(DOTS_PER_INCH, MOST_DOTS * MM_PER_INCH / width))
+    figure.savefig(buffer, format="png", dpi=min(dots_per_inch, MOST_DOTS * MM_PER_INCH / width))
     return buffer.getvalue()
+
+
+def saliency_of(prediction: Prediction, source: SourceWaveform) -> NDArray[np.floating] | None:
+    """How much each moment mattered to the answer, if one was explained and the model saw all of the recording."""
+    maps = [each for each in prediction.saliency.values() if each.ndim == 1]
+    unread_s = source.recorded.duration_s - source.waveform.duration_s
+    return maps[0] if len(maps) == 1 and abs(unread_s) < LONGEST_UNREAD_S else None
 
 
 def answer_of(findings: Findings) -> str:

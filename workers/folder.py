@@ -16,16 +16,13 @@ from coread.logs import logger
 from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile
 from coread.workers.cine_picture import montage_of_phases, volume_curve
-from coread.workers.ecg_picture import answer_of, ecg_picture
-from coread.workers.jobs import utc_now
+from coread.workers.ecg_picture import answer_of, ecg_picture, saliency_of
+from coread.workers.hold import utc_now
 from coread.workers.picture import marked, montage, saliency_picture
 from coread.workers.pipeline import Part, Reading, explain_refusal, read_study
 from coread.workers.study import Study
 from coread.workers.volume import SourceVolume
 from coread.workers.waveform import SourceWaveform
-
-LONGEST_UNREAD_S = 0.2
-"""Of a recording whose ends are cut off a little, the picture may still show it as if all had been read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +102,10 @@ def _job(study: Study, runner: BundleRunner) -> tuple[str, datetime]:
     """
     now = utc_now()
     job_id = job_id_of(
-        study_instance_uid=study.study_instance_uid,
+        study=study.study_instance_uid,
         model=runner.model.name,
         model_version=runner.model.version,
+        profiles=(),
         fingerprint=f"{fingerprint_of(study.sop_instance_uids)} {now.isoformat()}",
     )
     return job_id, now
@@ -146,13 +144,11 @@ def write_reading(reading: Reading, folder: Path) -> list[Path]:
 def _ecg_picture(reading: Reading, source: SourceWaveform) -> bytes:
     """The recording with the answer; and which moments mattered to it, if the model was given all of the recording."""
     report, summary = reading.objects[0].dataset, reading.summary
-    maps = [each for each in reading.prediction.saliency.values() if each.ndim == 1]
-    unread_s = source.recorded.duration_s - source.waveform.duration_s
     return ecg_picture(
         source.recorded,
         title=f"{report.SeriesDescription}   {summary['model']} {summary['model_version']}",
         answer=answer_of(reading.findings),
-        saliency=maps[0] if len(maps) == 1 and abs(unread_s) < LONGEST_UNREAD_S else None,
+        saliency=saliency_of(reading.prediction, source),
     )
 
 

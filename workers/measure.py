@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 from coread import codes
 from coread.findings import Classification, Findings, Mark, Measurement, Quantity, ScalarMap, Structure
+from coread.kernels.measuring import Measures, largest_distance, measure, outermost
 from coread.models.manifest import ClassMeaning, CodeTriple, Manifest, Meaning
 from coread.models.prediction import Prediction
 from coread.volume import Volume
@@ -28,8 +27,6 @@ SIDES = {"L": codes.LEFT, "R": codes.RIGHT}
 """What the header may say, and what that is in code (CID 244)."""
 
 MM3_PER_ML = 1000.0
-FLAT = 1e-6
-"""Relative extent below which a set of voxels has no extent in a direction."""
 
 
 def findings_of(prediction: Prediction, volume: Volume, *, manifest: Manifest, modality: str) -> Findings:
@@ -110,11 +107,14 @@ def _segmented(
     prediction: Prediction, volume: Volume, structures: Sequence[Structure], manifest: Manifest, modality: str
 ) -> Findings:
     meanings = {manifest.value_of(key): meaning for key, meaning in manifest.labels.items()}
+    values = volume.array if any("intensity" in meaning.measure for meaning in meanings.values()) else None
+    layers = [(layer, measure(layer, values)) for layer in prediction.layers]
     measured = []
     for structure in structures:
-        mask = _mask_of(structure.label, prediction.layers)
-        said = _measurements(mask, volume, meanings[structure.label], modality)
-        measured.append(replace(structure, voxels=int(np.count_nonzero(mask)), measurements=tuple(said)))
+        label = structure.label
+        layer, measures = next((each for each in layers if each[1].voxels[label]), layers[0])
+        said = _measurements(layer, measures, volume, meanings[label], label=label, modality=modality)
+        measured.append(replace(structure, voxels=int(measures.voxels[label]), measurements=tuple(said)))
     told = prediction.probabilities
     maps = tuple(
         ScalarMap(
@@ -129,11 +129,6 @@ def _segmented(
     )
     first, *others = (volume.with_array(layer) for layer in prediction.layers)
     return Findings(labels=first, overlapping=tuple(others), structures=tuple(measured), probabilities=told, maps=maps)
-
-
-def _mask_of(label: int, layers: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
-    masks = (layer == label for layer in layers)
-    return next((mask for mask in masks if mask.any()), np.zeros(layers[0].shape, bool))
 
 
 def _boxes(prediction: Prediction, volume: Volume, manifest: Manifest) -> Iterator[Mark]:
@@ -239,45 +234,42 @@ def volume_ml(mask: NDArray[np.bool_], volume: Volume) -> float:
 
 def longest_diameter_mm(mask: NDArray[np.bool_], volume: Volume) -> float:
     """The largest distance between two voxels' centres, in patient space."""
-    points = volume.map_indices_to_reference(np.argwhere(mask))
-    corners = points[_extremes(points)]
-    return float(pdist(corners).max()) if len(corners) > 1 else 0.0
+    labels = mask.astype(np.uint8)
+    return _diameter_mm(labels, measure(labels), volume, 1)
 
 
-def _extremes(points: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Indices of the corners of the points' convex hull, whether they fill space, a plane, a line or a point."""
-    centred = points - points.mean(axis=0)
-    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
-    spanned = centred @ axes[sizes > FLAT * max(1.0, float(sizes[0]))].T
-    match spanned.shape[1]:
-        case 0:
-            return np.zeros(1, dtype=np.intp)
-        case 1:
-            return np.array([spanned.argmin(), spanned.argmax()], dtype=np.intp)
-        case _:
-            return np.asarray(ConvexHull(spanned).vertices, dtype=np.intp)
+def _diameter_mm(layer: NDArray[np.uint8], measures: Measures, volume: Volume, label: int) -> float:
+    corners = outermost(layer, label, measures.low[label], measures.high[label])
+    return largest_distance(volume.map_indices_to_reference(corners))
 
 
-def _measurements(mask: NDArray[np.bool_], volume: Volume, label: Meaning, modality: str) -> list[Measurement]:
-    if not mask.any():
+def _measurements(
+    layer: NDArray[np.uint8], measures: Measures, volume: Volume, meaning: Meaning, *, label: int, modality: str
+) -> list[Measurement]:
+    """What the manifest asks for of a label in its layer; nothing if it is not there."""
+    voxels = int(measures.voxels[label])
+    if not voxels:
         return []
+    size_ml = voxels * volume.voxel_volume / MM3_PER_ML
     found = []
-    for wanted in label.measure:
+    for wanted in meaning.measure:
         if wanted == "volume":
-            found.append(Measurement(concept=codes.VOLUME, value=volume_ml(mask, volume), unit=codes.MILLILITER))
-        elif wanted == "mass" and label.density_g_per_ml is not None:
-            grams = volume_ml(mask, volume) * label.density_g_per_ml
+            found.append(Measurement(concept=codes.VOLUME, value=size_ml, unit=codes.MILLILITER))
+        elif wanted == "mass" and meaning.density_g_per_ml is not None:
+            grams = size_ml * meaning.density_g_per_ml
             found.append(Measurement(concept=codes.MASS, value=grams, unit=codes.GRAM))
         elif wanted == "diameter":
-            length = longest_diameter_mm(mask, volume)
+            length = _diameter_mm(layer, measures, volume, label)
             found.append(
                 Measurement(concept=codes.DIAMETER, value=length, unit=codes.MILLIMETER, derivation=codes.MAXIMUM)
             )
         elif wanted == "intensity" and modality in INTENSITY:
             concept, unit = INTENSITY[modality]
-            values = volume.array[mask].astype(np.float64)
-            for derivation, value in ((codes.MEAN, values.mean()), (codes.STANDARD_DEVIATION, values.std())):
-                found.append(Measurement(concept=concept, value=float(value), unit=unit, derivation=derivation))
+            of_values = ((codes.MEAN, measures.mean), (codes.STANDARD_DEVIATION, measures.standard_deviation))
+            found += [
+                Measurement(concept=concept, value=float(value[label]), unit=unit, derivation=derivation)
+                for derivation, value in of_values
+            ]
     return found
 
 

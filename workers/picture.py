@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from coread.dicom_sr.decode import frame_geometries, frames_of
+from coread.dicom_sr.display import span_of
 from coread.dicom_sr.heat_map import NO_DISEASE, answer_in_words, apply_bar, blended, shown_slices
 from coread.dicom_sr.key_findings import outlines_in_report
 from coread.dicom_sr.outlines import Points
@@ -61,7 +62,7 @@ def montage(images: Sequence[Dataset], segmentation: Dataset, *, title: str) -> 
     segments = {int(segment.SegmentNumber): segment for segment in segmentation.SegmentSequence}
     colours = {number: colour_of(segment) for number, segment in segments.items()}
     window = window_around([masks])
-    low, high = np.percentile(array, (1, 99))
+    low, high = span_of(array)
     rows = math.ceil(len(array) / COLUMNS)
     figure, height = empty_figure(rows, columns=COLUMNS, title=title)
     for index in range(len(array)):
@@ -87,7 +88,7 @@ def marked(source: SourceVolume, report: Dataset, *, title: str) -> bytes:
             index, points = ring_in_slice(outline.points, source.volume)
         by_slice.setdefault(index, []).append(points)
     array = source.volume.array
-    low, high = np.percentile(array, (1, 99))
+    low, high = span_of(array)
     rows, columns = math.ceil(len(by_slice) / COLUMNS), min(COLUMNS, len(by_slice))
     figure, height = empty_figure(rows, columns=max(columns, FEWEST_COLUMNS), title=title)
     for place, (index, rings) in enumerate(sorted(by_slice.items()), start=1):

@@ -1,10 +1,10 @@
 """How a study is read: select the series, build the volume, infer, measure, encode. Storing is left to the caller.
 
-The same for a job of the plugin and for a folder on the command line. A cine gives two parts: the phases between which
-what is measured empties, each read as a stack of its own.
+The same for a job of the plugin and for a folder on the command line, in three steps: ``fetch``, ``infer``, ``report``.
+Only the second needs the model's network, so a worker may take the others in threads of their own. A cine gives two
+parts: the phases between which what is measured empties, each read as a stack of its own.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,23 +12,27 @@ from datetime import datetime
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 
 from coread.dicom_sr.encode import OF_A_CYCLE, ResultObject, encode_findings, encode_refusal
 from coread.dicom_sr.identity import ResultIdentity
 from coread.dicom_sr.segmentation import tracking_uid
 from coread.dicom_sr.source import Source, planes_of
-from coread.errors import InputError
+from coread.errors import InputError, NotDicom
 from coread.findings import Findings, NotEvaluated
 from coread.models.manifest import Manifest, WaveformRequirement
 from coread.models.prediction import Prediction
 from coread.models.runner import BundleRunner
 from coread.objects import SALIENCY_OBJECTS, SALIENCY_OF_PROJECTIONS, ObjectKind, Profile, wanted_objects
+from coread.volume import Volume
 from coread.workers.cycle import Cycle, Look, follow, summary_of, tell
+from coread.workers.input_numbers import input_numbers
 from coread.workers.measure import answers_of, findings_of, on_side, saliency_said, sought
 from coread.workers.phases import Cine
 from coread.workers.plausibility import check_field_of_view, check_found
 from coread.workers.resample import onto
 from coread.workers.series import check_population, choose, fitting_series
+from coread.workers.stopwatch import Stopwatch
 from coread.workers.study import Study
 from coread.workers.volume import SourceVolume
 from coread.workers.waveform import SourceWaveform
@@ -50,6 +54,14 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG of what was found, and what it shows in words."""
+
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What came of reading a study: the findings, the DICOM objects that say so, and how long each stage took."""
 
@@ -62,6 +74,8 @@ class Reading:
     cycle: Cycle | None = None
     numbers: Findings = field(default_factory=Findings)
     """What is said of the cycle as a whole."""
+    pictures: tuple[Picture, ...] = ()
+    """For people, if any were drawn; they are stored with the objects, and are none of them."""
 
     @property
     def source(self) -> SourceVolume | SourceWaveform:
@@ -83,27 +97,43 @@ class Reading:
         return self.parts[0].findings
 
 
-@dataclass
-class Stopwatch:
-    """Seconds by stage, in the order of the stages."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(time.perf_counter() - started, 4)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     """What is said of a study that was not evaluated; no objects if none of its series is of the model's kind."""
 
     objects: tuple[ResultObject, ...]
     summary: dict[str, Any]
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fetched:
+    """What of a study the model is to see."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    """Of the series that is read, the first if there are several."""
+    source: SourceVolume | SourceWaveform
+    channels: Sequence[Volume]
+    """One for each series of the manifest, all on one grid; none of an ECG."""
+    header: Dataset
+    """Of one of the images."""
+    reasons: Mapping[str, str]
+    """SeriesInstanceUID → why it was taken or left."""
+    is_of_noise: bool
+    watch: Stopwatch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inferred:
+    """What the model gave for a study."""
+
+    fetched: Fetched
+    """Without the channels, which nothing needs any more."""
+    looks: tuple[Look, ...]
+    """One; of a cine two, the filled phase first; none of an ECG."""
+    prediction: Prediction
+    cycle: Cycle | None = None
 
 
 def read_study(
@@ -118,28 +148,106 @@ def read_study(
 
     Raises InputError if the study does not fit, ModelError or ResultError if it went wrong.
     """
-    manifest = runner.model.manifest
-    if manifest.series[0].waveform:
-        return _read_ecg(
-            study, runner, manifest.series[0].waveform, job_id=job_id, created_at=created_at, profiles=profiles
-        )
+    inferred = infer(fetch(study, runner.model.manifest), runner)
+    return report(inferred, runner, job_id=job_id, created_at=created_at, profiles=profiles)
+
+
+def fetch(study: Study, manifest: Manifest) -> Fetched:
+    """Choose the series that the model reads, and load them. Raises InputError if the study does not fit."""
+    waveform = manifest.series[0].waveform
+    if waveform:
+        return _fetch_ecg(study, manifest, waveform)
     watch = Stopwatch()
-    with watch.stage("fetch"):
+    with watch.stage("fetch"), _parsing(study):
         choice = choose(study, manifest)
         header = choice.chosen[0].header
         check_population(header, manifest.population, at=None)
         source = choice.sources[0]
         channels = [onto(each.volume, source.volume) for each in choice.sources]
-    with watch.stage("infer"):
+    return Fetched(
+        study_instance_uid=study.study_instance_uid,
+        series_instance_uid=choice.chosen[0].series_instance_uid,
+        source=source,
+        channels=channels,
+        header=header,
+        reasons=choice.reasons,
+        is_of_noise=study.is_of_noise,
+        watch=watch,
+    )
+
+
+@contextmanager
+def _parsing(study: Study) -> Iterator[None]:
+    """Raises NotDicom at an element whose length is not one that its values can have, or whose value representation
+    does not exist: it is found out when the element is first looked at, wherever that is.
+    """
+    try:
+        yield
+    except (BytesLengthException, NotImplementedError) as error:
+        raise NotDicom(
+            "expected elements with a value representation and the length of its values, found another one in "
+            f"{study.study_instance_uid}; send the study again"
+        ) from error
+
+
+def _fetch_ecg(study: Study, manifest: Manifest, wanted: WaveformRequirement) -> Fetched:
+    watch = Stopwatch()
+    with watch.stage("fetch"):
+        choice = choose_waveform(study, manifest, wanted)
+        header = choice.source.instance
+        check_population(header, manifest.population, at=None)
+    return Fetched(
+        study_instance_uid=study.study_instance_uid,
+        series_instance_uid=choice.series.series_instance_uid,
+        source=choice.source,
+        channels=(),
+        header=header,
+        reasons=choice.reasons,
+        is_of_noise=study.is_of_noise,
+        watch=watch,
+    )
+
+
+def infer(fetched: Fetched, runner: BundleRunner) -> Inferred:
+    """Have the model look. Raises ModelError or OutOfMemory if it fails, InputError if what it found cannot be judged
+    from these images.
+    """
+    source, manifest = fetched.source, runner.model.manifest
+    bare = replace(fetched, channels=())
+    with fetched.watch.stage("infer"):
+        if isinstance(source, SourceWaveform):
+            prediction = runner.predict(source.waveform)
+            prediction = replace(prediction, adapted=(*source.adapted, *prediction.adapted))
+            return Inferred(fetched=bare, looks=(), prediction=prediction)
         cycle = follow(source, runner) if isinstance(source, Cine) else None
-        looks = cycle.looks if cycle else (Look(source=source, prediction=runner.predict(channels)),)
-    if not study.is_of_noise:
+        looks = cycle.looks if cycle else (Look(source=source, prediction=runner.predict(fetched.channels)),)
+    if not fetched.is_of_noise:
         check_found(looks[0].prediction.layers, manifest)
         for look in looks:
             check_field_of_view(look.prediction.layers, look.source.volume, manifest.series[0])
+    return Inferred(fetched=bare, looks=looks, prediction=looks[0].prediction, cycle=cycle)
+
+
+def report(
+    inferred: Inferred,
+    runner: BundleRunner,
+    *,
+    job_id: str,
+    created_at: datetime,
+    profiles: Sequence[Profile],
+) -> Reading:
+    """Measure what the model found and write the objects that say so. Of the runner, only what it says of itself is
+    used: its network may be busy with another study. Raises ResultError if an object does not read back as it should.
+    """
+    fetched, cycle, manifest = inferred.fetched, inferred.cycle, runner.model.manifest
+    watch = fetched.watch
     identity = _identity(runner, job_id=job_id, created_at=created_at)
     with watch.stage("measure"):
-        parts = [_part(look, manifest, header, identity) for look in looks]
+        parts = [_part(look, manifest, fetched.header, identity) for look in inferred.looks]
+        if isinstance(fetched.source, SourceWaveform):  # there is no volume, and nothing in the answer has a place
+            findings = answers_of(inferred.prediction, manifest)
+            part = Part(source=fetched.source, prediction=inferred.prediction, findings=findings, identity=identity)
+            parts = [part]
         numbers = tell(cycle, [part.findings for part in parts], manifest=manifest) if cycle else Findings()
     with watch.stage("encode"):
         kinds = wanted_objects(profiles, manifest.objects, besides=_besides(manifest))
@@ -149,53 +257,18 @@ def read_study(
             objects += encode_findings(
                 numbers, source=cycle.as_source, identity=identity, kinds=kinds, descriptions=OF_A_CYCLE
             )
-    prediction = looks[0].prediction
-    series_instance_uid = choice.chosen[0].series_instance_uid
     return Reading(
         parts=tuple(parts),
         objects=tuple(objects),
         cycle=cycle,
         numbers=numbers,
         summary={
-            **_summary(study, series_instance_uid, parts, numbers, objects, identity, runner),
+            **_summary(
+                fetched.study_instance_uid, fetched.series_instance_uid, parts, numbers, objects, identity, runner
+            ),
             **(summary_of(cycle, numbers) if cycle else {}),
-            **_how(prediction, manifest, choice.reasons, watch),
-        },
-    )
-
-
-def _read_ecg(
-    study: Study,
-    runner: BundleRunner,
-    wanted: WaveformRequirement,
-    *,
-    job_id: str,
-    created_at: datetime,
-    profiles: Sequence[Profile],
-) -> Reading:
-    """The same for a model that reads an ECG: there is no volume, and nothing in the answer has a place."""
-    manifest = runner.model.manifest
-    watch = Stopwatch()
-    with watch.stage("fetch"):
-        choice = choose_waveform(study, manifest, wanted)
-        check_population(choice.source.instance, manifest.population, at=None)
-    source = choice.source
-    with watch.stage("infer"):
-        prediction = runner.predict(source.waveform)
-        prediction = replace(prediction, adapted=(*source.adapted, *prediction.adapted))
-    with watch.stage("measure"):
-        findings = answers_of(prediction, manifest)
-    identity = _identity(runner, job_id=job_id, created_at=created_at)
-    with watch.stage("encode"):
-        kinds = wanted_objects(profiles, manifest.objects)
-        part = _encoded(Part(source=source, prediction=prediction, findings=findings, identity=identity), kinds)
-    series_instance_uid = choice.series.series_instance_uid
-    return Reading(
-        parts=(part,),
-        objects=part.objects,
-        summary={
-            **_summary(study, series_instance_uid, [part], Findings(), part.objects, identity, runner),
-            **_how(prediction, manifest, choice.reasons, watch),
+            "input": input_numbers(parts[0].source),
+            **_how(inferred.prediction, manifest, fetched.reasons, watch),
         },
     )
 
@@ -247,8 +320,8 @@ def explain_refusal(
         source = Source(planes=[next(planes_of(candidates[0].header))])
         not_evaluated = NotEvaluated(structures=sought(runner.model.manifest), reason=str(error))
         objects = encode_refusal(not_evaluated, source=source, identity=identity)
-    summary = _summary(study, series_instance_uid, (), Findings(), objects, identity, runner)
-    return Refusal(objects=objects, summary={**summary, "series": reasons, "seconds": {}})
+    summary = _summary(study.study_instance_uid, series_instance_uid, (), Findings(), objects, identity, runner)
+    return Refusal(objects=objects, summary={**summary, "series": reasons, "seconds": {}, "stages": {}})
 
 
 def _identity(runner: BundleRunner, *, job_id: str, created_at: datetime) -> ResultIdentity:
@@ -268,16 +341,18 @@ def _how(prediction: Prediction, manifest: Manifest, reasons: Mapping[str, str],
     """How the study was read, as JSON."""
     return {
         "device": prediction.device,
+        "engine": prediction.engine,
         "way": prediction.way,
         "adapted": list(prediction.adapted),
         "saliency": saliency_said(prediction, manifest),
         "series": dict(reasons),
         "seconds": watch.seconds,
+        "stages": watch.stages,
     }
 
 
 def _summary(
-    study: Study,
+    study_instance_uid: str,
     series_instance_uid: str,
     parts: Sequence[Part],
     numbers: Findings,
@@ -288,7 +363,7 @@ def _summary(
     found = [*(part.findings for part in parts), numbers]
     return {
         "job_id": identity.job_id,
-        "study_instance_uid": study.study_instance_uid,
+        "study_instance_uid": study_instance_uid,
         "series_instance_uid": series_instance_uid,
         "model": identity.model,
         "model_version": identity.version,
@@ -340,6 +415,7 @@ def _summary(
             for each in findings.marks
         ],
         "sop_instance_uids": [str(result.dataset.SOPInstanceUID) for result in objects],
+        "sop_class_uids": [str(result.dataset.SOPClassUID) for result in objects],
         "tracking_uids": [
             tracking_uid(str(structure.label), part.identity)
             for part in parts

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coread.errors import GeometryError
+from coread.kernels.measuring import measure
 from coread.models.manifest import Manifest, SeriesRequirement
 from coread.volume import Volume
 
@@ -15,13 +16,13 @@ EDGE_MM = 4.0
 
 def check_found(layers: Sequence[NDArray[np.uint8]], manifest: Manifest) -> None:
     """Raises GeometryError if a structure that everybody has is not in the label volumes."""
-    if not layers:
+    expected = {
+        manifest.value_of(key): meaning.name for key, meaning in sorted(manifest.labels.items()) if meaning.always
+    }
+    if not layers or not expected:
         return
-    lacking = [
-        meaning.name
-        for key, meaning in sorted(manifest.labels.items())
-        if meaning.always and not any((layer == manifest.value_of(key)).any() for layer in layers)
-    ]
+    voxels = np.sum([measure(layer).voxels for layer in layers], axis=0)
+    lacking = [name for label, name in expected.items() if not voxels[label]]
     if lacking:
         raise GeometryError(
             f"expected {' and '.join(lacking)} in {manifest.series[0].described_as}, found none; look whether the "
@@ -34,14 +35,18 @@ def check_field_of_view(layers: Sequence[NDArray[np.uint8]], volume: Volume, req
 
     ``layers``: label volumes (slice, row, column), on the volume's grid.
     """
-    labels = np.maximum.reduce(layers) if layers else np.zeros(volume.spatial_shape, np.uint8)
-    if requirement.field_of_view_mm is None or not labels.any():
+    if requirement.field_of_view_mm is None:
         return
+    measured = [measure(layer) for layer in layers]
+    found = [each for each in measured if each.voxels.any()]
+    if not found:
+        return
+    low = np.min([each.low[each.voxels > 0].min(axis=0) for each in found], axis=0)
+    high = np.max([each.high.max(axis=0) for each in found], axis=0)
     reach_mm = requirement.field_of_view_mm / 2 - EDGE_MM
     for axis, spacing_mm in ((1, volume.spacing[1]), (2, volume.spacing[2])):
-        others = tuple({0, 1, 2} - {axis})
-        where = np.flatnonzero(labels.any(axis=others))
-        from_centre_mm = np.abs(where - (labels.shape[axis] - 1) / 2).max() * spacing_mm
+        centre = (volume.spatial_shape[axis] - 1) / 2
+        from_centre_mm = max(high[axis] - centre, centre - low[axis]) * spacing_mm
         if from_centre_mm > reach_mm:
             raise GeometryError(
                 f"expected what is to be measured within {reach_mm:.0f} mm of the image's centre, found it up to "

@@ -24,6 +24,7 @@ from coread.dicom_sr.report import is_ecg
 from coread.dicom_sr.source import Plane, frame_count, planes_of
 from coread.errors import GeometryError, InputError, NoSuitableSeries
 from coread.models.manifest import Manifest, Patterns, Population, Range, SeriesRequirement
+from coread.patient_age import age_years as age_from
 from coread.workers.cine_series import join_cines
 from coread.workers.phases import build_stack_or_cine
 from coread.workers.study import Series, Study
@@ -51,12 +52,6 @@ NO_AGENT = frozenset({"", "no", "none"})
 
 PLANES = ("sagittal", "coronal", "axial")
 """The plane at right angles to each axis of LPS."""
-
-PER_YEAR: Mapping[str, float] = {"D": 365.25, "W": 365.25 / 7, "M": 12, "Y": 1}
-"""The units of PatientAge (PS3.5 6.2, AS)."""
-
-WHOLE_YEARS_FROM = 2
-"""From this age on, in years, only whole years count, as in PatientAge: 17 is who is not 18 yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,22 +168,12 @@ def _check_patient(population: Population, *, fits: bool | None, expected: str, 
 
 def age_years(plane: Plane, at: date | None) -> float | None:
     """The patient's age when the study was made, or ``at`` a date where it does not say when; None: it is not known."""
-    stated = re.fullmatch(r"(\d{1,3})([DWMY])", _text(plane, "PatientAge").upper())
-    born, seen = _date(plane, "PatientBirthDate"), _date(plane, "StudyDate") or at
-    if stated:
-        age = int(stated[1]) / PER_YEAR[stated[2]]
-    elif born and seen and born <= seen:
-        age = ((seen.year - born.year) * 12 + seen.month - born.month - (seen.day < born.day)) / 12
-    else:
-        return None
-    return math.floor(age) if age >= WHOLE_YEARS_FROM else age
-
-
-def _date(plane: Plane, keyword: str) -> date | None:
-    try:
-        return date.fromisoformat(_text(plane, keyword).replace(".", ""))
-    except ValueError:
-        return None
+    return age_from(
+        stated=_text(plane, "PatientAge"),
+        born=_text(plane, "PatientBirthDate"),
+        seen=_text(plane, "StudyDate"),
+        at=at,
+    )
 
 
 def _named(manifest: Manifest) -> dict[str, SeriesRequirement]:

@@ -1,38 +1,23 @@
 """A study as the pipeline takes it, whether it lies in Orthanc or in a folder."""
 
-import io
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from coread.archive import Archive, ArchivedSeries, is_source
 from coread.errors import NotDicom
+from coread.workers.images import File, ScannedImage, header_of, place_of, read_image, scanned
+from coread.workers.scan import FIRST_ELEMENT, PREAMBLE, UNPARSABLE, Header, decimals, parsed
+from coread.workers.stack import Place, Stack
 
-UNPARSABLE = (
-    InvalidDicomError,
-    EOFError,
-    ValueError,
-    KeyError,
-    AttributeError,
-    TypeError,
-    IndexError,
-    NotImplementedError,
-    OSError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom raises at files that are cut short or damaged."""
-
-IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-"""What every image has."""
+AT_ONCE = 16
+"""Files that a thread reads in turn: to hand out each by itself costs as much as to read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +44,8 @@ class Study:
     series: Sequence[Series]
     files: Sequence[Path] = ()
     """Where it lies, if it lies in a folder."""
+    revision: str = ""
+    """Which copies of the instances Orthanc holds, if it lies there."""
     is_of_noise: bool = False
     """Whether nobody was imaged: then it matters not what is found, and where."""
 
@@ -70,19 +57,31 @@ def study_in_archive(archive: Archive, orthanc_id: str) -> Study:
     def series_of(series: ArchivedSeries) -> Series:
         ids = sorted(series.instances, key=series.instances.__getitem__)
         return Series(
-            header=_parse(next(archive.files(ids[:1])), series.instances[ids[0]], header_only=True),
+            header=parsed(next(archive.files(ids[:1])), series.instances[ids[0]], header_only=True),
             size=len(ids),
-            load=lambda: [
-                _parse(file, series.instances[orthanc_id])
-                for orthanc_id, file in zip(ids, archive.files(ids), strict=True)
-            ],
+            load=lambda: _load_instances(archive, series, ids),
         )
 
     return Study(
         study_instance_uid=study.study_instance_uid,
         sop_instance_uids=frozenset(uid for series in study.sources for uid in series.instances.values()),
         series=[series_of(series) for series in study.sources if series.instances],
+        revision=study.revision,
     )
+
+
+def _load_instances(archive: Archive, series: ArchivedSeries, ids: Sequence[str]) -> list[Dataset]:
+    """The images of a series, in the order of ``ids``."""
+    stack = Stack([_stated_place(series.instance_tags.get(each, {})) for each in ids])
+    return archive.read_files(ids, lambda index, file: read_image(file, series.instances[ids[index]], stack, index))
+
+
+def _stated_place(tags: Mapping[str, str]) -> Place:
+    """Where Orthanc remembers an instance to lie; it only says in what order to read."""
+    position, orientation = (
+        decimals(tags.get(keyword, "").encode()) for keyword in ("ImagePositionPatient", "ImageOrientationPatient")
+    )
+    return position, orientation
 
 
 def studies_in_folder(folder: Path) -> list[Study]:
@@ -94,10 +93,15 @@ def studies_in_folder(folder: Path) -> list[Study]:
     if not folder.is_dir():
         raise NotDicom(f"expected a folder of DICOM files, found no folder {folder}; check the path")
     headers: dict[str, dict[str, list[tuple[Path, Dataset]]]] = {}
-    for path, header in _dicom_files(folder):
-        if is_source(modality=header.get("Modality"), manufacturer=header.get("Manufacturer")):
-            study = headers.setdefault(str(header.StudyInstanceUID), {})
-            study.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
+    for path, header in headers_in(folder):
+        try:
+            if is_source(modality=header.get("Modality"), manufacturer=header.get("Manufacturer")):
+                study = headers.setdefault(str(header.StudyInstanceUID), {})
+                study.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
+        except UNPARSABLE as error:
+            raise NotDicom(
+                f"expected a file that says to which study it belongs, found {path}; send it again"
+            ) from error
     if not headers:
         raise NotDicom(f"expected DICOM files in {folder}, found none; name the folder that holds a study")
     return [_study_of_files(uid, list(series.values())) for uid, series in sorted(headers.items())]
@@ -106,11 +110,8 @@ def studies_in_folder(folder: Path) -> list[Study]:
 def _study_of_files(study_uid: str, groups: list[list[tuple[Path, Dataset]]]) -> Study:
     def series_of(files: list[tuple[Path, Dataset]]) -> Series:
         files = sorted(files, key=lambda file: str(file[1].SOPInstanceUID))
-        return Series(
-            header=files[0][1],
-            size=len(files),
-            load=lambda: [_parse(path.read_bytes(), str(path)) for path, _ in files],
-        )
+        found = [(path, header_of(header)) for path, header in files]
+        return Series(header=files[0][1], size=len(files), load=lambda: _load_files(found))
 
     uids = (str(header.SOPInstanceUID) for files in groups for _, header in files)
     return Study(
@@ -121,10 +122,40 @@ def _study_of_files(study_uid: str, groups: list[list[tuple[Path, Dataset]]]) ->
     )
 
 
-def _dicom_files(folder: Path) -> Iterator[tuple[Path, Dataset]]:
+def _load_files(files: Sequence[tuple[Path, Header | None]]) -> list[Dataset]:
+    """The images in files, in their order; with each file the header that it had when the folder was looked through."""
+    stack = Stack([place_of(header) for _, header in files])
+
+    def read(index: int) -> Dataset:
+        path, known = files[index]
+        with File(path) as file:
+            return read_image(file, str(path), stack, index, known=known)
+
+    def read_some(first: int) -> list[Dataset]:
+        return [read(index) for index in range(first, min(first + AT_ONCE, len(files)))]
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        some = threads.map(read_some, range(0, len(files), AT_ONCE))
+        return [image for images in some for image in images]
+
+
+def headers_in(folder: Path) -> Iterator[tuple[Path, Dataset]]:
+    """The DICOM files in a folder and its subfolders, with their headers. Raises NotDicom if one cannot be parsed."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and _starts_like_dicom(path) and not _is_directory(path):
-            yield path, _parse(path.read_bytes(), str(path), header_only=True)
+        if path.is_file() and (header := header_in(path)) is not None:
+            yield path, header
+
+
+def header_in(path: Path) -> Dataset | None:
+    """The header of the object in a file; None if the file is no DICOM file, or lists others."""
+    with File(path) as file:
+        start = file.read(FIRST_ELEMENT)
+        if start[PREAMBLE:] != b"DICM":
+            return None
+        header, _ = scanned(file, str(path), start=start)
+    if header is not None:
+        return ScannedImage(header)
+    return None if _is_directory(path) else read_header(path)
 
 
 def _is_directory(path: Path) -> bool:
@@ -135,25 +166,11 @@ def _is_directory(path: Path) -> bool:
         return False  # then it is said to be so where it is parsed
 
 
-def _starts_like_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _parse(file: bytes, name: str, *, header_only: bool = False) -> Dataset:
-    try:
-        dataset = pydicom.dcmread(io.BytesIO(file), stop_before_pixels=header_only)
-        absent = [keyword for keyword in IDENTIFIERS if not dataset.get(keyword)]
-    except UNPARSABLE as error:
-        raise NotDicom(
-            f"expected a DICOM file, found one that cannot be parsed ({type(error).__name__}): {name}; "
-            "send or copy the study again"
-        ) from error
-    if absent:
-        raise NotDicom(f"expected {', '.join(absent)}, found none in {name}; the file is cut short or not an image")
-    return dataset
+def read_header(path: Path) -> Dataset:
+    """The header of the object in a file. Raises NotDicom as ``read_dicom`` does."""
+    return parsed(path.read_bytes(), str(path), header_only=True)
 
 
 def read_dicom(path: Path) -> Dataset:
     """The object in a file. Raises NotDicom if it cannot be parsed, or has no identifiers."""
-    return _parse(path.read_bytes(), str(path))
+    return parsed(path.read_bytes(), str(path))

@@ -48,6 +48,7 @@ class Timing:
     """How long a model takes."""
 
     device: str
+    engine: str
     size: str
     """Of what it read: voxels, or samples."""
     build_s: float
@@ -75,7 +76,7 @@ def time_model(name: str, settings: Settings, *, repeats: int) -> Timing:
     """Build a model and let it read a study ``repeats`` times. Raises what reading a study raises."""
     model = find_model(name, installed_models(settings))
     started = time.perf_counter()
-    runner = BundleRunner(model, device=choose_device(settings.worker.device))
+    runner = BundleRunner(model, device=choose_device(settings.worker.device), prepared=settings.prepared_home)
     build_s = time.perf_counter() - started
     try:
         runs = [rehearse(runner) for _ in range(repeats)]
@@ -84,6 +85,7 @@ def time_model(name: str, settings: Settings, *, repeats: int) -> Timing:
     seconds = [run.reading.summary["seconds"] for run in runs]
     return Timing(
         device=str(runner.device),
+        engine=runner.engine,
         size=_size(runs[0].reading.source),
         build_s=build_s,
         stages_s={stage: statistics.median(each[stage] for each in seconds) for stage in seconds[0]},

@@ -5,20 +5,32 @@ is refused, because a volume measured on it would be wrong without anybody seein
 shifts evenly is read as it lies.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.datadict import keyword_dict
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.uid import UID
 
-from coread.dicom_sr.source import Plane, Source, planes_of
+from coread.dicom_sr.source import UNREADABLE, Plane, Source, planes_of
 from coread.errors import GeometryError, NotDicom
 from coread.volume import Volume
+from coread.workers import decoders, walk
+from coread.workers.decoders import stored_values, with_offsets
+from coread.workers.images import ScannedImage, header_of
+from coread.workers.scan import UNPARSABLE
+from coread.workers.stack import GREY, WHOLE, Pixels, shifted
+
+NAMED_BY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+"""By what results refer to images."""
 
 SPACING_TOLERANCE = 0.02
 """Relative deviation of a slice step from the median that is still rounding: scanners write positions to 1e-2 or
@@ -36,7 +48,6 @@ DUPLICATE_TOLERANCE_MM = 0.01
 
 Values = Literal["modality", "display"]
 
-GREY = ("MONOCHROME1", "MONOCHROME2")
 WHITE = 255.0
 """The brightest value as displayed."""
 
@@ -46,7 +57,9 @@ LARGEST_TILT_DEGREES = 45.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceVolume:
-    """``volume`` is (slice, row, column), float32, LPS, mm, after the modality transform; ``planes`` in slice order."""
+    """``volume`` is (slice, row, column), LPS, mm, after the modality transform: whole numbers as they are stored
+    (uint8, uint16 or int16) where the transform is exact in them, else float32. ``planes`` in slice order.
+    """
 
     volume: Volume
     planes: Sequence[Plane]
@@ -70,8 +83,14 @@ class SourceVolume:
     def displayed(self, index: int) -> NDArray[np.uint8]:
         """A plane as a viewer shows it at first, (row, column), 0 black to 255 white."""
         plane = self.planes[index]
-        (shown,) = _displayed([plane], _pixels([plane], "modality"))
+        (shown,) = _displayed([plane], [np.asarray(_pixels(plane, plane.image), np.float32)])
         return np.asarray(np.rint(shown.clip(0, WHITE)), np.uint8)
+
+
+def warm_up() -> None:
+    """Have what reads and decodes images compiled before the first study waits for it."""
+    walk.warm_up()
+    decoders.warm_up()
 
 
 def build_volume(images: Sequence[Dataset], *, values: Values = "modality") -> SourceVolume:
@@ -89,8 +108,9 @@ def checked_planes(images: Sequence[Dataset]) -> list[Plane]:
     planes = [plane for image in images for plane in planes_of(image)]
     if len(planes) < 2:
         raise GeometryError(f"expected two or more slices, found {len(planes)}; send the whole series")
-    for plane in planes:
-        _check_plane(plane)
+    if not _are_plainly_slices(planes):
+        for plane in planes:
+            _check_plane(plane)
     return planes
 
 
@@ -99,16 +119,14 @@ def places_of(planes: Sequence[Plane]) -> tuple[NDArray[np.float64], NDArray[np.
 
     Raises GeometryError if they have no orientation, size or frame of reference in common.
     """
-    orientation = _common_orientation(planes)
-    positions = np.array([_numbers(plane, "ImagePositionPatient", 3) for plane in planes])
-    return positions, positions @ np.cross(orientation[0], orientation[1])
+    return _places(planes, _common_orientation(planes))
 
 
 def stack_of(planes: Sequence[Plane], *, values: Values) -> SourceVolume:
     """The volume that checked planes form. Raises what ``build_volume`` does."""
     orientation = _common_orientation(planes)
     normal = np.cross(orientation[0], orientation[1])
-    positions, along_normal = places_of(planes)
+    positions, along_normal = _places(planes, orientation)
     order = np.argsort(along_normal, kind="stable")
     step = _common_step(positions[order], normal)
     ordered = [planes[index] for index in order]
@@ -119,7 +137,7 @@ def stack_of(planes: Sequence[Plane], *, values: Values) -> SourceVolume:
     affine[:3, 2] = orientation[0] * column_mm
     affine[:3, 3] = positions[order[0]]
     volume = Volume(
-        array=np.stack(_pixels(ordered, values)),
+        array=_array(ordered, values),
         affine=affine,
         frame_of_reference_uid=ordered[0].get("FrameOfReferenceUID"),
     )
@@ -142,10 +160,11 @@ def build_projection(images: Sequence[Dataset], *, values: Values = "modality") 
         raise GeometryError(
             f"expected a grey image, found another kind in {plane.image.SOPInstanceUID}; send the original series"
         )
+    _check_size(plane.image)
     row_mm, column_mm = _projection_spacing(plane)
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = 1.0, row_mm, column_mm, 1.0
-    return SourceVolume(volume=Volume(array=np.stack(_pixels(planes, values)), affine=affine), planes=planes)
+    return SourceVolume(volume=Volume(array=_array(planes, values), affine=affine), planes=planes)
 
 
 def _projection_spacing(plane: Plane) -> tuple[float, float]:
@@ -161,11 +180,17 @@ def _projection_spacing(plane: Plane) -> tuple[float, float]:
 
 
 def _check_identities(images: Sequence[Dataset]) -> None:
-    """Raises GeometryError if two images call themselves the same, NotDicom if one is of no known class: results could
-    not refer to them.
+    """Raises GeometryError if two images call themselves the same, NotDicom if one is of no known class, or if what
+    names it is no UID: results could not refer to them.
     """
     seen: set[str] = set()
     for image in images:
+        for keyword in NAMED_BY:
+            if not _can_be_referred_to(image.get(keyword) or ""):
+                raise NotDicom(
+                    f"expected one {keyword} of digits and dots in each image, found something else in one; send the "
+                    "study again, or have the sender mend it"
+                )
         uid = str(image.SOPInstanceUID)
         if not image.get("SOPClassUID") or UID(image.SOPClassUID).is_private:
             raise NotDicom(
@@ -177,6 +202,41 @@ def _check_identities(images: Sequence[Dataset]) -> None:
                 f"expected a SOPInstanceUID of its own for each image, found {uid} twice; keep one file of each image"
             )
         seen.add(uid)
+
+
+def _can_be_referred_to(uid: object) -> bool:
+    """Whether a UID is one text; an odd one is nevertheless what the archive knows the object by."""
+    return isinstance(uid, str) and uid.isascii()
+
+
+def _check_size(image: Dataset) -> None:
+    """Raises NotDicom if an image does not say of what size it is."""
+    try:
+        has_size = isinstance(image.Rows, int) and isinstance(image.Columns, int)
+    except UNREADABLE:
+        has_size = False
+    if not has_size:
+        raise NotDicom(
+            f"expected Rows and Columns, found none that can be read in {image.SOPInstanceUID}; send the study again"
+        )
+
+
+def _are_plainly_slices(planes: Sequence[Plane]) -> bool:
+    """Whether it is seen at a glance that ``_check_plane`` accepts all planes."""
+    headers = [header_of(plane.image) for plane in planes]
+    return all(
+        header is not None
+        and len(header.numbers(keyword_dict["ImagePositionPatient"])) == 3
+        and len(header.numbers(keyword_dict["ImageOrientationPatient"])) == 6
+        and len(spacing := header.numbers(keyword_dict["PixelSpacing"])) == 2
+        and min(spacing) > 0
+        and header.attributes.get("FrameOfReferenceUID")
+        and "Rows" in header.attributes
+        and "Columns" in header.attributes
+        and header.attributes.get("SamplesPerPixel") == 1
+        and header.attributes.get("PhotometricInterpretation") == "MONOCHROME2"
+        for header in headers
+    )
 
 
 def _check_plane(plane: Plane) -> None:
@@ -191,10 +251,14 @@ def _check_plane(plane: Plane) -> None:
         raise GeometryError(
             f"expected grey images (MONOCHROME2), found another kind in {uid}; send the original series"
         )
+    _check_size(plane.image)
 
 
 def _numbers(plane: Plane, keyword: str, count: int) -> NDArray[np.float64]:
     """The values of a tag, shape (count,). Raises GeometryError unless there are as many, all of them numbers."""
+    header = header_of(plane.image)
+    if header is not None and len(scanned := header.numbers(keyword_dict[keyword])) == count:
+        return np.array(scanned)
     value = plane.get(keyword)
     values = [] if value in (None, "") else value
     try:
@@ -214,26 +278,55 @@ def _common_orientation(planes: Sequence[Plane]) -> NDArray[np.float64]:
     """The two direction cosines, shape (2, 3): along a row, down a column."""
     first = planes[0]
     reference = _numbers(first, "ImageOrientationPatient", 6).reshape(2, 3)
-    for plane in planes:
-        uid = plane.image.SOPInstanceUID
-        if plane.get("FrameOfReferenceUID") != first.get("FrameOfReferenceUID"):
-            raise GeometryError(f"expected one frame of reference, found two; the second begins with {uid}")
-        orientation = _numbers(plane, "ImageOrientationPatient", 6).reshape(2, 3)
-        if np.abs(orientation - reference).max() > ORIENTATION_TOLERANCE:
-            raise GeometryError(
-                f"expected slices of one orientation, found a different one in {uid}; "
-                "send the stack as a series of its own"
-            )
-        if (plane.image.Rows, plane.image.Columns) != (first.image.Rows, first.image.Columns) or not np.allclose(
-            _numbers(plane, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3
-        ):
-            raise GeometryError(f"expected slices of one size and pixel spacing, found another in {uid}")
+    if not _are_plainly_alike(planes):
+        for plane in planes:
+            _check_alike(plane, first)
     if not np.allclose(reference @ reference.T, np.eye(2), atol=1e-3):
         raise GeometryError(
             "expected perpendicular ImageOrientationPatient of length 1, found another; check the sender"
         )
     unit: NDArray[np.float64] = reference / np.linalg.norm(reference, axis=1, keepdims=True)
     return unit
+
+
+def _are_plainly_alike(planes: Sequence[Plane]) -> bool:
+    """Whether it is seen at a glance that ``_check_alike`` accepts all planes."""
+    sizes = [(plane.image.Rows, plane.image.Columns, plane.get("FrameOfReferenceUID")) for plane in planes]
+    orientations = _table(planes, "ImageOrientationPatient", 6)
+    spacings = _table(planes, "PixelSpacing", 2)
+    return (
+        all(size == sizes[0] for size in sizes)
+        and float(np.abs(orientations - orientations[0]).max()) <= ORIENTATION_TOLERANCE
+        and np.allclose(spacings, spacings[0], rtol=1e-3)
+    )
+
+
+def _check_alike(plane: Plane, first: Plane) -> None:
+    """Raises GeometryError unless a plane has orientation, size and frame of reference in common with the first."""
+    uid = plane.image.SOPInstanceUID
+    if plane.get("FrameOfReferenceUID") != first.get("FrameOfReferenceUID"):
+        raise GeometryError(f"expected one frame of reference, found two; the second begins with {uid}")
+    away = _numbers(plane, "ImageOrientationPatient", 6) - _numbers(first, "ImageOrientationPatient", 6)
+    if np.abs(away).max() > ORIENTATION_TOLERANCE:
+        raise GeometryError(
+            f"expected slices of one orientation, found a different one in {uid}; send the stack as a series of its own"
+        )
+    if (plane.image.Rows, plane.image.Columns) != (first.image.Rows, first.image.Columns) or not np.allclose(
+        _numbers(plane, "PixelSpacing", 2), _numbers(first, "PixelSpacing", 2), rtol=1e-3
+    ):
+        raise GeometryError(f"expected slices of one size and pixel spacing, found another in {uid}")
+
+
+def _table(planes: Sequence[Plane], keyword: str, count: int) -> NDArray[np.float64]:
+    """The numbers of a tag in all planes, shape (planes, count). Raises what ``_numbers`` does."""
+    return np.array([_numbers(plane, keyword, count) for plane in planes])
+
+
+def _places(
+    planes: Sequence[Plane], orientation: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    positions = _table(planes, "ImagePositionPatient", 3)
+    return positions, positions @ np.cross(orientation[0], orientation[1])
 
 
 def _common_step(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -274,31 +367,109 @@ def _common_step(positions: NDArray[np.float64], normal: NDArray[np.float64]) ->
     return step
 
 
-def _pixels(planes: Sequence[Plane], values: Values) -> list[NDArray[np.float32]]:
-    """Each plane's values, (row, column). Each image is decoded once: pydicom keeps what it has decoded."""
-    found = [_values(plane, _decoded(plane)) for plane in planes]
-    return found if values == "modality" else _displayed(planes, found)
+def _array(planes: Sequence[Plane], values: Values) -> NDArray[Any]:
+    """The planes' values, (slice, row, column): whole numbers of 16 or 8 bits where these are exact, else float32."""
+    stacked = _stacked(planes) if values == "modality" else None
+    if stacked is not None:
+        return stacked
+    holders = _holders(planes)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        found = threads.map(_pixels, planes, holders)
+        if values == "modality":
+            return _joined(found, len(planes))
+        return np.stack(_displayed(planes, [np.asarray(each, np.float32) for each in found]))
 
 
-def _decoded(plane: Plane) -> NDArray[np.float32]:
-    image = plane.image
+def _holders(planes: Sequence[Plane]) -> list[Dataset]:
+    """For each plane, what its pixels are decoded from: of many frames, each has to be found without the others."""
+    found: dict[int, Dataset] = {}
+    for image in {id(plane.image): plane.image for plane in planes if plane.frame is not None}.values():
+        with _decoding(image):
+            found[id(image)] = with_offsets(image)
+    return [found.get(id(plane.image), plane.image) for plane in planes]
+
+
+def _stacked(planes: Sequence[Plane]) -> NDArray[Any] | None:
+    """The planes' values where they were read to, if that is one array and they lie there in their order."""
+    pixels = [read for plane in planes if (read := _read(plane)) is not None and read.is_exact]
+    if len(pixels) < len(planes) or any(each.stack is not pixels[0].stack for each in pixels):
+        return None
+    first = pixels[0].slot
+    if any(each.slot != slot for slot, each in enumerate(pixels, start=first)):
+        return None
+    return pixels[0].stack[first : first + len(pixels)]
+
+
+def _read(plane: Plane) -> Pixels | None:
+    """A plane's pixels, if they were read with its header."""
+    return plane.image.pixels if isinstance(plane.image, ScannedImage) else None
+
+
+def _joined(planes: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:
+    """Arrays (row, column) as one, of their type if it is the same for all, else float32."""
+    array: NDArray[Any] | None = None
+    for index, plane in enumerate(planes):
+        if array is None:
+            array = np.empty((count, *plane.shape), plane.dtype)
+        elif plane.dtype != array.dtype:
+            array = array.astype(np.float32, copy=False)
+        array[index] = plane
+    if array is None:
+        raise ValueError("expected planes, found none")
+    return array
+
+
+def _pixels(plane: Plane, holder: Dataset) -> NDArray[Any]:
+    """A plane's values, (row, column): as ``_array`` gives them. Raises NotDicom if they cannot be decoded.
+
+    ``holder``: what they are decoded from, the plane's image or what holds the same pixels.
+    """
+    pixels = _read(plane)
+    if pixels is not None:
+        layout = pixels.layout
+        return pixels.array if pixels.is_exact else _rescaled(pixels.stored, layout.slope, layout.intercept)
+    with _decoding(plane.image):
+        return _decoded(plane, holder)
+
+
+@contextmanager
+def _decoding(image: Dataset) -> Iterator[None]:
+    """Raises NotDicom for whatever is raised inside the block at pixels that cannot be decoded."""
     try:
-        stored = image.pixel_array
-        has_frames = plane.frame is not None and stored.ndim > 2
-        pixels = apply_modality_lut(stored[(plane.frame or 1) - 1] if has_frames else stored, image)
-    except (AttributeError, ValueError, RuntimeError, NotImplementedError, KeyError, TypeError, OSError) as error:
+        yield
+    except (*UNPARSABLE, RuntimeError) as error:
         raise NotDicom(
             f"expected pixels that can be decoded, found that {image.get('SOPInstanceUID')} cannot "
             f"({type(error).__name__}); send the study again, uncompressed if possible"
         ) from error
-    return np.asarray(pixels, dtype=np.float32)
 
 
-def _values(plane: Plane, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    if plane.frame is None:
-        return pixels
-    slope, intercept = plane.get("RescaleSlope"), plane.get("RescaleIntercept")
-    return pixels * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
+def _decoded(plane: Plane, holder: Dataset) -> NDArray[Any]:
+    image = plane.image
+    values = stored_values(holder, None if plane.frame is None else plane.frame - 1)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if image.get("ModalityLUTSequence"):
+        values = apply_modality_lut(values, image)
+    elif "RescaleSlope" in image and "RescaleIntercept" in image:
+        values = _rescaled(values, image.RescaleSlope, image.RescaleIntercept)
+    if plane.frame is not None:
+        slope, intercept = plane.get("RescaleSlope"), plane.get("RescaleIntercept")
+        slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+        whole = _whole(values, slope, intercept)
+        if whole is None:
+            return np.asarray(values, np.float32) * np.float32(slope) + np.float32(intercept)
+        values = whole
+    return values if values.dtype in WHOLE else np.asarray(values, np.float32)
+
+
+def _rescaled(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
+    """The values after the modality transform: whole numbers if they are exact and fit, else float32."""
+    whole = _whole(stored, slope, intercept)
+    return np.asarray(stored.astype(np.float64) * slope + intercept, np.float32) if whole is None else whole
+
+
+def _whole(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any] | None:
+    return shifted(stored, intercept) if slope == 1 and stored.dtype in WHOLE else None
 
 
 def _displayed(planes: Sequence[Plane], values: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
