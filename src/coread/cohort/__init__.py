@@ -1,0 +1,1 @@
+"""Cohorts: which studies a query gives, and the plan that is made of them."""
