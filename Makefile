@@ -1,8 +1,9 @@
 # make demo    set up, then run the main job: a study goes in, a segmentation and a report come back
 # make test    set up, then check the code and run the tests
 # make test-all    the slow tests too
+# make docs    set up, then write the documentation's site to build/site
 
-.PHONY: demo test test-slow test-all setup-demo setup-test setup-slow lint
+.PHONY: demo test test-slow test-all docs setup-demo setup-test setup-slow setup-docs lint
 .DEFAULT_GOAL := demo
 
 demo: setup-demo
@@ -10,12 +11,16 @@ demo: setup-demo
 
 test: setup-test lint
 	@echo "[test 2/2] tests"
-	@.venv/bin/python -m pytest -m "not slow"
+	@.venv/bin/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup-slow
 	@.venv/bin/python -m pytest -m slow
 
 test-all: test test-slow
+
+docs: setup-docs
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
+	@echo "[docs] build/site/index.html"
 
 setup-demo:
 	@scripts/setup demo
@@ -25,6 +30,9 @@ setup-test:
 
 setup-slow:
 	@scripts/setup slow
+
+setup-docs:
+	@scripts/setup docs
 
 lint:
 	@echo "[test 1/2] style, types, direction of imports"

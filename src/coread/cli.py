@@ -10,15 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from coread import __version__, threads  # noqa: F401  # threads: before torch
+from coread import __version__, terminal, threads  # noqa: F401  # threads: before torch
+from coread.cli_alerts import alerts
+from coread.cli_archive import archive
+from coread.cli_audit import audit
+from coread.cli_bench import bench
+from coread.cli_deliveries import deliveries
+from coread.cli_doctor import doctor, health
 from coread.cli_evaluate import evaluate
+from coread.cli_jobs import jobs
 from coread.cli_models import models
+from coread.cli_reviews import reviews
+from coread.cli_routes import check_config, routes
+from coread.cli_viewer import viewer
 from coread.errors import ConfigurationError, CoreadError, InputError, TransientError
-from coread.logs import quiet_libraries
+from coread.logs import quiet_libraries, warn_at_terminal
 from coread.objects import Profile
 from coread.settings import Settings, load_settings
 
@@ -31,12 +40,7 @@ if TYPE_CHECKING:
 FAILED, CONFIGURATION, REFUSED, UNAVAILABLE = 1, 2, 3, 4
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
-NARROWEST = 100
-"""Columns that the tables need; a pipe or a log file has none of its own."""
-
-console = Console(highlight=False)
-if not console.is_terminal:
-    console = Console(highlight=False, width=NARROWEST)
+console = terminal.console()
 
 
 def exit_status(error: CoreadError) -> int:
@@ -79,6 +83,7 @@ def main() -> None:
 @click.pass_context
 def coread(context: click.Context, config: Path | None) -> None:
     """Reads every study along with the radiologist: DICOM in, segmentations and structured reports out."""
+    warn_at_terminal()
     context.obj = config
 
 
@@ -89,7 +94,7 @@ def _settings(context: click.Context) -> Settings:
 @coread.command()
 @click.pass_context
 def up(context: click.Context) -> None:
-    """Run Orthanc with the plugin, and a worker, until Ctrl-C."""
+    """Run Orthanc with the plugin, workers, and a courier if there are destinations, until Ctrl-C."""
     from coread.logs import configure_logs
     from coread.supervisor import run_until_stopped
 
@@ -98,6 +103,7 @@ def up(context: click.Context) -> None:
     def announce(running: "Supervisor") -> None:
         orthanc = running.settings.orthanc
         click.echo(f"Coread is up: DICOM {orthanc.aet} on port {orthanc.dicom_port}, {running.http_url}")
+        click.echo(f"Worklist: {running.page_url}")
         click.echo(f"Jobs: {running.http_url}/coread/jobs   Logs: {running.settings.log_folder}   Stop: Ctrl-C")
 
     run_until_stopped(_settings(context), settings_file=context.obj, announce=announce)
@@ -106,13 +112,57 @@ def up(context: click.Context) -> None:
 
 @coread.command()
 @click.pass_context
-def worker(context: click.Context) -> None:
-    """Run a worker alone; `coread up` starts one by itself."""
+def orthanc(context: click.Context) -> None:
+    """Run Orthanc with the plugin alone, in the foreground, as in a container; `coread up` runs workers, too."""
+    from coread.orthanc_process import become_orthanc
+
+    become_orthanc(_settings(context), settings_file=context.obj)
+
+
+@coread.command()
+@click.option("--queues", help="Take jobs from these queues only, such as gpu or gpu,cpu.")
+@click.pass_context
+def worker(context: click.Context, queues: str | None) -> None:
+    """Run a worker alone, here or on another machine; `coread up` starts one by itself."""
+    from coread.collection import loading_libraries
     from coread.logs import configure_logs
-    from coread.workers.app import run_worker
+
+    with loading_libraries():
+        from coread.workers.app import run_worker
 
     configure_logs()
-    run_worker(_settings(context))
+    settings = _settings(context)
+    if queues is not None:
+        asked = tuple(queue.strip() for queue in queues.split(","))
+        if unknown := sorted(set(asked) - settings.queues):
+            raise ConfigurationError(
+                f"expected queues among {', '.join(sorted(settings.queues))}, found {', '.join(unknown)}; "
+                "models.queues in the settings says which there are"
+            )
+        settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"queues": asked})})
+    run_worker(settings)
+
+
+@coread.command()
+@click.pass_context
+def archivist(context: click.Context) -> None:
+    """Carry out the archive runs of the ledger; `coread up` starts one by itself."""
+    from coread.archivist.run import run_archivist
+    from coread.logs import configure_logs
+
+    configure_logs()
+    run_archivist(_settings(context))
+
+
+@coread.command()
+@click.pass_context
+def courier(context: click.Context) -> None:
+    """Deliver results to the destinations of the settings; `coread up` starts one by itself if there are any."""
+    from coread.courier.run import run_courier
+    from coread.logs import configure_logs
+
+    configure_logs()
+    run_courier(_settings(context))
 
 
 @coread.command()
@@ -150,9 +200,9 @@ def analyze(
 ) -> None:
     """Read the studies in FOLDER without Orthanc: SEG, SR, JSON summary and PNG picture out."""
     from coread.models.catalogue import find_model, installed_models
-    from coread.workers.app import warm_models
     from coread.workers.folder import analyze_studies
     from coread.workers.study import studies_in_folder
+    from coread.workers.warm import warm_models
 
     settings = _settings(context)
     models = installed_models(settings)
@@ -235,8 +285,20 @@ def _show(outcomes: Sequence["Outcome"]) -> None:
             click.echo(f"  {path}")
 
 
+coread.add_command(jobs)
 coread.add_command(models)
 coread.add_command(evaluate)
+coread.add_command(routes)
+coread.add_command(check_config)
+coread.add_command(deliveries)
+coread.add_command(audit)
+coread.add_command(alerts)
+coread.add_command(reviews)
+coread.add_command(bench)
+coread.add_command(viewer)
+coread.add_command(archive)
+coread.add_command(doctor)
+coread.add_command(health)
 
 
 @coread.command()
@@ -273,6 +335,7 @@ def feedback(context: click.Context, files: Sequence[Path], as_json: bool) -> No
     from dataclasses import asdict
 
     from coread.ledger import Ledger
+    from coread.review import Basis
     from coread.workers.feedback import feedback_in
 
     ledger = Ledger(_settings(context).ledger_url)
@@ -284,53 +347,7 @@ def feedback(context: click.Context, files: Sequence[Path], as_json: bool) -> No
     for path, said in found.items():
         for each in said:
             reason = f", {each.reason.meaning}" if each.reason else ""
-            click.echo(f"{path}: {each.kind} job {each.job_id}{reason}")
+            doubt = ", told by the images alone" if each.basis is Basis.SOURCE else ""
+            click.echo(f"{path}: {each.kind} job {each.job_id}{reason}{doubt}")
         if not said:
             click.echo(f"{path}: says nothing of our results")
-
-
-@coread.command()
-@click.argument("name", type=click.Choice(["seg-write", "sr-write"]))
-@click.option("--segments", multiple=True, type=click.IntRange(1, 255), default=(5, 104), show_default=True)
-@click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Interleaved rounds.")
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def bench(name: str, segments: Sequence[int], repeats: int, as_json: bool) -> None:  # noqa: FBT001  # as above
-    """Measure a stage beside other people's ways and the floor, on generated data; ratios come first."""
-    import json
-    import tempfile
-    from dataclasses import asdict
-
-    from coread.benchmarks.seg_write import seg_write
-    from coread.benchmarks.sr_write import sr_write
-
-    found = {}
-    for count in segments:
-        with tempfile.TemporaryDirectory() as folder:
-            run = {"seg-write": seg_write, "sr-write": sr_write}[name]
-            found[count] = run(count, Path(folder), repeats=repeats)
-    if as_json:
-        click.echo(json.dumps({count: [asdict(row) for row in rows] for count, rows in found.items()}, indent=2))
-        return
-    for count, rows in found.items():
-        table = Table("Way", "To floor", "Seconds", "Peak MB", "File MB", "", title=f"{name}, {count} segments")
-        for row in rows:
-            peak, size = (f"{each:.0f}" if each is not None else "" for each in (row.peak_mb, row.file_mb))
-            table.add_row(row.name, f"{row.to_floor:.1f}", f"{row.seconds:.3f}", peak, size, row.note)
-        console.print(table)
-
-
-@coread.command()
-@click.pass_context
-def doctor(context: click.Context) -> None:
-    """Say what is missing on this machine, and how to get it."""
-    from coread.doctor import Verdict, examine
-
-    checks = examine(_settings(context))
-    marks = {Verdict.OK: "[green]ok[/]", Verdict.OPTIONAL: "[yellow]note[/]", Verdict.MISSING: "[red]missing[/]"}
-    table = Table("", "What", "Found", "To do")
-    for check in checks:
-        table.add_row(marks[check.verdict], check.what, check.found, check.remedy)
-    console.print(table)
-    if any(check.verdict is Verdict.MISSING for check in checks):
-        sys.exit(CONFIGURATION)
-    console.print("Everything needed is here.")

@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from coread import terminal
 from coread.settings import load_settings
 
 if TYPE_CHECKING:
     from coread.workers.study import Study
 
-NARROWEST = 100
 REPORT, PAGE = "report.json", "report.html"
 
 
@@ -51,8 +51,8 @@ def evaluate(
     from coread.evaluation.run import evaluate as run
     from coread.evaluation.run import load_reference
     from coread.models.catalogue import find_model, installed_models
-    from coread.workers.app import warm_models
     from coread.workers.study import studies_in_folder
+    from coread.workers.warm import warm_models
 
     settings = load_settings(context.obj)
     models = installed_models(settings)
@@ -94,8 +94,6 @@ def _progress(studies: "Sequence[Study]") -> "Iterator[Study]":
 def _show(report: dict[str, Any], output: Path) -> None:
     from coread.evaluation.words import FIGURES, interval_in_words
 
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=NARROWEST)
     counts, model = report["counts"], report["model"]
     said = f"{model['name']} {model['version']}: {counts['compared']} studies of {counts['patients']} patients"
     table = Table("Of", "Figure", "Value (95 % interval)", "Studies", title=escape(said))
@@ -103,7 +101,7 @@ def _show(report: dict[str, Any], output: Path) -> None:
         for name, estimate in subject["estimates"].items():
             value = interval_in_words(name, estimate)
             table.add_row(escape(subject["name"]), FIGURES[name].title, value, str(estimate["studies"]))
-    console.print(table)
+    terminal.console().print(table)
     for each in report["left_out"]:
         click.echo(f"study {each['study']}: {each['why']}: {each['reason']}", err=True)
     if counts["references_without_study"]:

@@ -5,29 +5,25 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from coread.errors import ConfigurationError, CoreadError
 from coread.settings import load_settings
+from coread.terminal import console
 
 if TYPE_CHECKING:
     from coread.models.catalogue import Package
     from coread.models.inspection import Inspection
+    from coread.models.prepared import Record
+    from coread.settings import Settings
     from coread.workers.verify_model import Check
 
-NARROWEST = 100
 SHOWN_EXPRESSIONS = 40
 """More than these are counted only; --json has them all."""
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=NARROWEST)
 
 
 @click.group()
@@ -42,15 +38,16 @@ def list_models(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 
     """Say which models there are, and which of them may be used."""
     from coread.models.catalogue import packages
 
-    found = packages(load_settings(context.obj))
+    settings = load_settings(context.obj)
+    found = packages(settings)
+    rows = [{**_row(package), "engine": _how_it_runs(package, settings).engine} for package in found]
     if as_json:
-        click.echo(json.dumps([_row(package) for package in found], indent=2))
+        click.echo(json.dumps(rows, indent=2))
         return
-    table = Table("Model", "Version", "State", "Reads", "Where")
-    for package in found:
-        row = _row(package)
-        table.add_row(package.name, row["version"], package.state, escape(str(row["reads"])), str(package.folder))
-    _console().print(table)
+    table = Table("Model", "Version", "State", "Reads", "Engine", "Where")
+    for row in rows:
+        table.add_row(*(escape(row[key]) for key in ("name", "version", "state", "reads", "engine", "folder")))
+    console().print(table)
     for package in found:
         if package.reason:
             click.echo(f"{package.name}: {package.reason}")
@@ -69,6 +66,35 @@ def _row(package: "Package") -> dict[str, str]:
     }
 
 
+class HowItRuns(NamedTuple):
+    """What `coread models prepare` found out of a model, for people; nothing of one that may not be used."""
+
+    engine: str = ""
+    """Its label alone."""
+    network: str = ""
+    """By which engine the network runs, and why."""
+    transforms: tuple[str, ...] = ()
+    """What of the transforms runs fused, and what not and why, a sentence each."""
+
+
+def _how_it_runs(package: "Package", settings: "Settings") -> HowItRuns:
+    from coread.models.catalogue import allow_list
+    from coread.models.forward.engines import EAGER
+    from coread.models.prepared import NotPrepared, cpu_name, read
+
+    if package.model is None or package.state not in ("shipped", "enabled"):
+        return HowItRuns()
+    approved = {entry.name: entry.digest for entry in allow_list(settings).entries()}  # files are not looked at here
+    digest = approved[package.name] if package.model.allowed else package.model.digest()
+    try:
+        record = read(settings.prepared_home, package.name, digest=digest, device=None)
+    except NotPrepared as reason:
+        by = "by MONAI" if package.model.allowed else "fused where they are recognised"
+        return HowItRuns(EAGER.label, f"{EAGER.label}, because {reason}", (f"transforms run {by}, because {reason}",))
+    elsewhere = "" if record.device == cpu_name() else f", on {record.device}"
+    return HowItRuns(record.forward.engine.label, f"{_engine_said(record)}{elsewhere}", _fusion_said(record))
+
+
 @models.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -84,16 +110,21 @@ def show(context: click.Context, name: str, as_json: bool) -> None:  # noqa: FBT
         bundle = inspect_bundle(Path(name))
         click.echo(json.dumps(asdict(bundle), indent=2)) if as_json else _show_inspection(bundle)
         return
-    package = find_package(name, load_settings(context.obj))
+    settings = load_settings(context.obj)
+    package = find_package(name, settings)
     found = inspect_bundle(package.folder) if package.state != "shipped" else None
     manifest = package.model.manifest.model_dump(mode="json") if package.model else {}
+    runs = _how_it_runs(package, settings)
     if as_json:
-        said = {**_row(package), "manifest": manifest, "executes": asdict(found) if found else None}
+        executes = asdict(found) if found else None
+        said = {**_row(package), **runs._asdict(), "manifest": manifest, "executes": executes}
         click.echo(json.dumps(said, indent=2))
         return
-    for key, value in _row(package).items():
+    for key, value in {**_row(package), "network": runs.network}.items():
         if value:
             click.echo(f"{key + ':':10}{value}")
+    for what in runs.transforms:
+        click.echo(f"  {what}")
     for table in ("labels", "classes", "numbers"):
         for key, meaning in manifest.get(table, {}).items():
             code = meaning.get("type") or meaning.get("finding") or meaning.get("concept")
@@ -256,31 +287,54 @@ def _show_checks(checks: Sequence["Check"]) -> None:
     table = Table("", "Check", "Found")
     for check in checks:
         table.add_row(check.verdict, check.what, escape(check.found))
-    _console().print(table)
+    console().print(table)
 
 
 @models.command()
 @click.argument("names", nargs=-1)
 @click.pass_context
 def prepare(context: click.Context, names: Sequence[str]) -> None:
-    """Build the models NAMES (by default all that may be used) and run each once, so that the first study need not
-    wait for what is made only once on a machine.
+    """Build the models NAMES (by default all that may be used), run each, and find out by which engine its network runs
+    soonest here without another answer. Readings use what was found from the next start of a worker on.
     """
     from coread.models.catalogue import installed_models
-    from coread.workers.verify_model import time_model
+    from coread.workers.prepare_model import prepare_model
 
     settings = load_settings(context.obj)
     failed = False
     for name in names or sorted(installed_models(settings)):
         try:
-            timing = time_model(name, settings, repeats=1)
+            record = prepare_model(name, settings, at=datetime.now(UTC))
         except CoreadError as error:
             failed = True
             click.echo(f"{name}: {error}", err=True)
         else:
-            click.echo(f"{name}: ready on {timing.device}; built in {timing.build_s:.1f} s")
+            click.echo(f"{name}: ready on {record.device}; {_engine_said(record)}")
+            for attempt in record.forward.tried:
+                if attempt.reason:
+                    click.echo(f"  {attempt.label} is not used: {attempt.reason}")
+            for what in _fusion_said(record):
+                click.echo(f"  {what}")
     if failed:
         sys.exit(1)
+
+
+def _fusion_said(record: "Record") -> tuple[str, ...]:
+    """What of a prepared model's transforms runs by Coread's kernels, a sentence each."""
+    if record.fusion is None or record.fusion.agrees:
+        return record.fusion.fused if record.fusion else ()
+    return (f"transforms run by MONAI, because {record.fusion.reason}", *record.fusion.fused)
+
+
+def _engine_said(record: "Record") -> str:
+    """By what the network of a prepared model runs, and why."""
+    forward = record.forward
+    if forward.reason:
+        return f"{forward.engine.label}, because {forward.reason}"
+    if forward.ratio == 1:
+        return f"{forward.engine.label}, because nothing else that agrees with it is quicker"
+    near = f"scores within {forward.agreement.deviation:.1e} of torch's range"
+    return f"{forward.engine.label}, {forward.ratio:.1f} times as quick as torch; {near}"
 
 
 @models.command()
@@ -298,11 +352,11 @@ def benchmark(context: click.Context, name: str, repeats: int, as_json: bool) ->
     if as_json:
         click.echo(json.dumps(asdict(timing), indent=2))
         return
-    table = Table("Stage", "Seconds", title=f"{name} on {timing.device}, {timing.size}")
+    table = Table("Stage", "Seconds", title=f"{name} on {timing.device} by {timing.engine}, {timing.size}")
     table.add_row("build (once)", f"{timing.build_s:.2f}")
     for stage, seconds in timing.stages_s.items():
         table.add_row(stage, f"{seconds:.3f}")
-    _console().print(table)
+    console().print(table)
 
 
 @models.command()

@@ -71,6 +71,7 @@ def _send_and_show(sent: Sequence[Sent], settings_file: Path, *, output: Path, c
     with Supervisor(settings, settings_file=settings_file) as running, Archive(running.http_url) as archive:
         port = running.settings.orthanc.dicom_port
         console.print(f"  {running.http_url}, DICOM port {port}, logs in {settings.log_folder}")
+        console.print(f"  The worklist, as long as this runs: {running.page_url}")
         console.print("[bold]3[/] Sending by C-STORE, as a PACS would")
         for one in sent:
             c_store(one.files, host="127.0.0.1", port=port, called_aet=settings.orthanc.aet)
@@ -106,6 +107,7 @@ def _write_settings(settings: Settings, server: Path) -> Path:
     path = server / "coread.toml"
     path.write_text(
         f"""data_folder = "data"
+viewer_folder = {json.dumps(str(settings.viewer_home))}
 [orthanc]
 executable = {json.dumps(settings.orthanc.executable)}
 plugin_folder = {json.dumps(str(settings.orthanc.plugin_folder))}

@@ -1,4 +1,4 @@
-"""``coread doctor``: what is missing on this machine, and how to get it."""
+"""``coread doctor``, of this machine: what is missing on it, and how to get it. What runs: `coread.doctor_running`."""
 
 import importlib.util
 import os
@@ -7,39 +7,27 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 
-from coread.errors import ConfigurationError
+from coread import ohif
+from coread.check import Check, Verdict
+from coread.errors import ConfigurationError, CoreadError
 from coread.models.catalogue import InstalledModel, check_routes, installed_models
-from coread.orthanc_process import PLUGINS, find_plugin
+from coread.orthanc_process import find_plugin, plugins
+from coread.routes import check_keywords
 from coread.settings import Settings
+from coread.settings_doubts import doubts
+from coread.workers.route_facts import pydicom_dictionary
 
 MINIMUM_FREE_GB = 2.0
 VALIDATORS = {"dciodvfy": "dicom3tools", "dsrdump": "dcmtk"}
 """Programs that only the tests need, and Debian's packages that hold them."""
 
 
-class Verdict(StrEnum):
-    OK = "ok"
-    OPTIONAL = "optional"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing looked at: what was found and, if it is missing, how to get it."""
-
-    what: str
-    verdict: Verdict
-    found: str
-    remedy: str = ""
-
-
 def examine(settings: Settings) -> list[Check]:
     """Look at everything that ``coread up`` and the models need."""
-    checks = (_python, _orthanc, _plugins, _libraries, _models, _folder, _ports, _validators)
-    return [check for examine_one in checks for check in examine_one(settings)]
+    of_machine = (_python, _orthanc, _plugins, _libraries, _models, _folder, _ports)
+    checks = (*of_machine, _destinations, _sources, _viewer, _validators)
+    return [*(check for examine_one in checks for check in examine_one(settings)), *doubts(settings)]
 
 
 def _python(_settings: Settings) -> Iterator[Check]:
@@ -64,7 +52,7 @@ def _orthanc(settings: Settings) -> Iterator[Check]:
 
 
 def _plugins(settings: Settings) -> Iterator[Check]:
-    for name in PLUGINS:
+    for name in plugins(settings):
         try:
             yield Check(what=name, verdict=Verdict.OK, found=str(find_plugin(settings, name)))
         except ConfigurationError:
@@ -91,6 +79,7 @@ def _models(settings: Settings) -> Iterator[Check]:
     try:
         models = installed_models(settings)
         check_routes(settings, models)
+        check_keywords(settings.route, pydicom_dictionary)
     except ConfigurationError as error:
         yield Check(
             what="models", verdict=Verdict.MISSING, found=str(error), remedy="correct the settings or the package"
@@ -135,6 +124,48 @@ def _ports(settings: Settings) -> Iterator[Check]:
             found="in use: Coread runs already, or another program has it" if taken else "free",
             remedy=f"stop the other program, or set orthanc.{key}" if taken else "",
         )
+
+
+def _destinations(settings: Settings) -> Iterator[Check]:
+    if not settings.destination:
+        return
+    from coread.courier.probe import probe  # pynetdicom may be what is missing
+
+    for destination in settings.destination:
+        what = f"destination {destination.name}"
+        try:
+            probe(destination, settings.delivery, tls=settings.dicom_tls)
+        except CoreadError as error:
+            remedy = "results wait until it answers; see docs/delivery.md"
+            yield Check(what=what, verdict=Verdict.OPTIONAL, found=str(error), remedy=remedy)
+        else:
+            yield Check(what=what, verdict=Verdict.OK, found="answers")
+
+
+def _sources(settings: Settings) -> Iterator[Check]:
+    if not settings.source:
+        return
+    from coread.retrieval.probe import probe_source  # pynetdicom may be what is missing
+
+    for source in settings.source:
+        what = f"source {source.name}"
+        try:
+            probe_source(source, settings)
+        except CoreadError as error:
+            remedy = "archive runs wait until it answers; see docs/archives.md"
+            yield Check(what=what, verdict=Verdict.OPTIONAL, found=str(error), remedy=remedy)
+        else:
+            yield Check(what=what, verdict=Verdict.OK, found="answers a query, and offers retrieval")
+
+
+def _viewer(settings: Settings) -> Iterator[Check]:
+    is_there = ohif.is_up_to_date(settings.viewer_home)
+    yield Check(
+        what="viewer",
+        verdict=Verdict.OK if is_there else Verdict.OPTIONAL,
+        found=f"OHIF {ohif.VERSION} {'is' if is_there else 'is not'} in {settings.viewer_home}",
+        remedy="" if is_there else "coread viewer install, unless studies are opened in another viewer",
+    )
 
 
 def _validators(_settings: Settings) -> Iterator[Check]:

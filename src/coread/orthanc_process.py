@@ -1,16 +1,28 @@
-"""How Orthanc is started with the plugin: its configuration file and its environment."""
+"""How Orthanc is started with the plugin: its configuration file, its environment, and its start alone."""
 
+import fcntl
 import json
 import os
 import site
 import socket
+import sys
+from collections.abc import Collection
 from pathlib import Path
+from shutil import which
+from typing import IO, NoReturn
+
+from sqlalchemy import make_url
 
 from coread.errors import ConfigurationError
-from coread.settings import FILE_VARIABLE, Settings
+from coread.settings import FILE_VARIABLE, PacsSettings, Settings
+from coread.settings_dicom import SenderSettings
+from coread.settings_worklist import WorklistSettings
 
 PLUGIN_SCRIPT = Path(__file__).parent / "plugin" / "entry" / "coread_orthanc.py"
 PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
+INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
+POSTGRESQL_PORT = 5432
+ANYTHING = frozenset({"store", "find", "get", "move"})
 
 
 def free_port() -> int:
@@ -22,7 +34,9 @@ def free_port() -> int:
 
 
 def orthanc_configuration(settings: Settings) -> dict[str, object]:
-    """Orthanc's configuration. HTTP answers on the loopback interface only: put a proxy with TLS in front of it."""
+    """Orthanc's configuration. Unless told otherwise, HTTP answers on the loopback interface only: put a proxy with TLS
+    in front of it.
+    """
     storage = settings.data_folder / "orthanc"
     return {
         "Name": "Coread",
@@ -30,21 +44,116 @@ def orthanc_configuration(settings: Settings) -> dict[str, object]:
         "IndexDirectory": str(storage),
         "DicomAet": settings.orthanc.aet,
         "DicomPort": settings.orthanc.dicom_port,
-        "DicomAlwaysAllowStore": True,
-        "DicomCheckCalledAet": False,
+        **who_may_speak_dicom(settings),
+        **dicom_tls(settings),
         "UnknownSopClassAccepted": True,
         "HttpPort": settings.orthanc.http_port,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
+        "RemoteAccessAllowed": settings.orthanc.remote_access,
+        "AuthenticationEnabled": settings.orthanc_login is not None,
+        "RegisteredUsers": registered_users(settings),
         "HttpCompressionEnabled": False,  # compressing what a worker on this machine fetches costs 20 times the fetch
-        "OverwriteInstances": False,
+        "OverwriteInstances": True,  # an image that was corrected under its old UID must not be dropped in silence
         "StableAge": 60,
         "MaximumStorageSize": 0,  # never recycle: a study is not ours to delete
-        "Plugins": [str(find_plugin(settings, name)) for name in PLUGINS],
+        "Plugins": [str(find_plugin(settings, name)) for name in plugins(settings)],
         "PythonScript": str(PLUGIN_SCRIPT),
         "PythonVerbose": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        **index_in_postgresql(settings),
     }
+
+
+def who_may_speak_dicom(settings: Settings) -> dict[str, object]:
+    """Orthanc's list of application entities. Without a ``[[sender]]``, anybody may send studies; with one, only those
+    that are listed may do anything, and each only what it is there for.
+    """
+    is_closed = bool(settings.sender)
+    entities: list[tuple[SenderSettings | PacsSettings | WorklistSettings, frozenset[str]]] = [
+        *((each, frozenset(each.may)) for each in settings.sender),
+        *((each, ANYTHING) for each in settings.pacs),
+        *((each, frozenset()) for each in settings.worklist),
+    ]
+    # Orthanc looks only at the first that it finds by a title, and a PACS may be the worklist, too.
+    rights: dict[str, frozenset[str]] = {}
+    for entity, may in entities:
+        rights[entity.aet] = rights.get(entity.aet, frozenset()) | may
+    return {
+        "DicomAlwaysAllowEcho": not is_closed,
+        "DicomAlwaysAllowStore": not is_closed,
+        "DicomCheckCalledAet": settings.orthanc.check_called_aet,
+        "DicomCheckModalityHost": settings.orthanc.check_sender_host,
+        "DicomModalities": {entity.name: _modality(entity, may=rights[entity.aet]) for entity, _ in entities},
+    }
+
+
+def _modality(
+    entity: SenderSettings | PacsSettings | WorklistSettings, *, may: Collection[str]
+) -> dict[str, str | int | bool]:
+    return {
+        "AET": entity.aet,
+        "Host": entity.host,
+        "Port": entity.port,
+        "UseDicomTls": entity.tls,
+        "AllowEcho": True,
+        "AllowStore": "store" in may,
+        "AllowFind": "find" in may,
+        "AllowFindWorklist": False,
+        "AllowGet": "get" in may,
+        "AllowMove": "move" in may,
+        "AllowStorageCommitment": "store" in may,
+    }
+
+
+def dicom_tls(settings: Settings) -> dict[str, object]:
+    """What Orthanc shows of us over TLS and whom it trusts, as a server and as a client."""
+    tls = settings.dicom_tls
+    if not tls.is_set:
+        return {"DicomTlsEnabled": False}
+    return {
+        "DicomTlsEnabled": tls.incoming,
+        "DicomTlsCertificate": str(tls.certificate_file),
+        "DicomTlsPrivateKey": str(tls.key_file),
+        "DicomTlsTrustedCertificates": str(tls.ca_file),
+        "DicomTlsRemoteCertificateRequired": tls.require_client_certificate,
+    }
+
+
+def plugins(settings: Settings) -> tuple[str, ...]:
+    """The plugins of Orthanc that are needed."""
+    return (*PLUGINS, INDEX_PLUGIN) if settings.orthanc.index_url else PLUGINS
+
+
+def index_in_postgresql(settings: Settings) -> dict[str, object]:
+    """Where Orthanc's index is, if that is PostgreSQL. The images stay files in the data folder."""
+    if settings.orthanc.index_url is None:
+        return {}
+    url = make_url(settings.orthanc.index_url.get_secret_value())
+    return {
+        "PostgreSQL": {
+            "EnableIndex": True,
+            "EnableStorage": False,
+            "Host": url.host,
+            "Port": url.port or POSTGRESQL_PORT,
+            "Database": url.database,
+            "Username": url.username or "",
+            "Password": url.password or "",
+            "EnableSsl": url.query.get("sslmode", "disable") != "disable",
+        }
+    }
+
+
+def registered_users(settings: Settings) -> dict[str, str]:
+    """User → password of those whom Orthanc lets in. Raises ConfigurationError if somebody could not sign in."""
+    access = settings.access
+    if access.proxy_user_header is None:
+        for user, each in access.users.items():
+            if each.password is None:
+                raise ConfigurationError(
+                    f"access.users.{user} has no password, and no reverse proxy tells who people are; set "
+                    f"access.users.{user}.password, in the file or in the environment, or access.proxy_user_header"
+                )
+    login = settings.orthanc_login
+    return {**(dict([login]) if login else {}), **access.logins}
 
 
 def find_plugin(settings: Settings, name: str) -> Path:
@@ -62,6 +171,7 @@ def write_configuration(settings: Settings) -> Path:
     """Write Orthanc's configuration file into the data folder."""
     path = settings.data_folder / "orthanc.json"
     (settings.data_folder / "orthanc").mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)  # it may hold the password
     path.write_text(json.dumps(orthanc_configuration(settings), indent=2), encoding="utf-8")
     return path
 
@@ -76,3 +186,40 @@ def child_environment(settings_file: Path | None) -> dict[str, str]:
         "TCP_NODELAY": "1",  # DCMTK waits for acknowledgements otherwise: C-STORE is 12 times slower
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def find_orthanc(settings: Settings) -> str:
+    """The Orthanc program. Raises ConfigurationError if it is not installed."""
+    found = which(settings.orthanc.executable)
+    if found is None:
+        raise ConfigurationError(
+            f"expected Orthanc as {settings.orthanc.executable} on the PATH, found none; install Debian's orthanc"
+        )
+    return found
+
+
+def lock_data_folder(data_folder: Path) -> IO[str]:
+    """Keep others from running Orthanc in a data folder, as long as the file is open.
+
+    Raises ConfigurationError if another one does.
+    """
+    data_folder.mkdir(parents=True, exist_ok=True)
+    lock = (data_folder / "up.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise ConfigurationError(
+            f"another `coread up` or `coread orthanc` runs in {data_folder}; stop it, or set another data_folder"
+        ) from error
+    return lock
+
+
+def become_orthanc(settings: Settings, *, settings_file: Path | None) -> NoReturn:
+    """``coread orthanc``: this process becomes Orthanc with the plugin. Raises ConfigurationError if it cannot."""
+    program = find_orthanc(settings)
+    lock = lock_data_folder(settings.data_folder)
+    os.set_inheritable(lock.fileno(), True)  # noqa: FBT003  # Orthanc holds it until it ends
+    configuration = write_configuration(settings)
+    sys.stdout.flush()
+    os.execve(program, [program, str(configuration)], child_environment(settings_file))  # noqa: S606  # no shell

@@ -1,17 +1,15 @@
-"""``coread up``: Orthanc with the plugin and a worker, started together, restarted if one dies, stopped together."""
+"""``coread up``: Orthanc with the plugin, workers and the courier, started, restarted if they die, and stopped."""
 
 import ctypes
-import fcntl
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import which
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Self
 
 import httpx
@@ -20,8 +18,16 @@ from coread.errors import ConfigurationError
 from coread.ledger import Ledger
 from coread.logs import logger
 from coread.models.catalogue import check_routes, installed_models
-from coread.orthanc_process import child_environment, free_port, write_configuration
+from coread.orthanc_process import (
+    child_environment,
+    find_orthanc,
+    free_port,
+    lock_data_folder,
+    write_configuration,
+)
+from coread.routes import check_keywords
 from coread.settings import Settings
+from coread.workers.route_facts import pydicom_dictionary
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -32,6 +38,8 @@ STABLE_AFTER_S = 60.0
 EXIT_CONFIGURATION = 2
 """The exit status by which a child says that restarting it is of no use."""
 PR_SET_PDEATHSIG = 1
+GPUS = Path("/proc/driver/nvidia/gpus")
+"""Has an entry for each of NVIDIA's GPUs, and can be counted without loading CUDA."""
 
 
 @dataclass
@@ -46,6 +54,8 @@ class Child:
     started_at: float = 0.0
     restart_at: float = 0.0
     failures: int = 0
+    has_proved_itself: bool = False
+    """Whether it ever lived for STABLE_AFTER_S."""
     _output: IO[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -78,13 +88,18 @@ class Child:
             self._output = None
 
     def revive(self) -> None:
-        """Restart the process if it has ended. Raises ConfigurationError if that is of no use."""
+        """Restart the process if it has ended. Raises ConfigurationError if that is of no use.
+
+        A process that has proved itself meets a settings file that was broken since: it comes back when that is
+        mended, and the others go on with the settings that they have.
+        """
         if self.process is None or self.process.poll() is None:
             return
         now = time.monotonic()
         if self.restart_at <= self.started_at:  # just found dead
             status = self.process.returncode
-            if status == EXIT_CONFIGURATION:
+            self.has_proved_itself |= now - self.started_at > STABLE_AFTER_S
+            if status == EXIT_CONFIGURATION and not self.has_proved_itself:
                 raise ConfigurationError(f"{self.name} cannot run; the reason stands at the end of {self.log}")
             self.failures = 0 if now - self.started_at > STABLE_AFTER_S else self.failures + 1
             wait_s = min(LONGEST_BACK_OFF_S, 2.0 ** (self.failures - 1)) if self.failures else 0.0
@@ -98,16 +113,15 @@ class Supervisor:
     """Everything on this machine, as a context manager: running inside the block, stopped after it."""
 
     def __init__(self, settings: Settings, *, settings_file: Path | None) -> None:
-        """Choose the ports. Raises ConfigurationError if a route's model or Orthanc is not installed."""
+        """Choose the ports. Raises ConfigurationError if a route's model or Orthanc is not installed, or a route
+        matches what is no keyword.
+        """
         check_routes(settings, installed_models(settings))
+        check_keywords(settings.route, pydicom_dictionary)
         chosen = {"http_port": settings.orthanc.http_port or free_port()}
         chosen["dicom_port"] = settings.orthanc.dicom_port or free_port()
         self.settings = settings.model_copy(update={"orthanc": settings.orthanc.model_copy(update=chosen)})
-        self._executable = which(settings.orthanc.executable)
-        if self._executable is None:
-            raise ConfigurationError(
-                f"expected Orthanc as {settings.orthanc.executable} on the PATH, found none; install Debian's orthanc"
-            )
+        self._executable = find_orthanc(settings)
         self._environment = child_environment(settings_file)
         for key, port in chosen.items():
             self._environment[f"COREAD_ORTHANC__{key.upper()}"] = str(port)
@@ -118,15 +132,28 @@ class Supervisor:
     def http_url(self) -> str:
         return f"http://127.0.0.1:{self.settings.orthanc.http_port}"
 
+    @property
+    def page_url(self) -> str:
+        """Where the worklist's page is."""
+        return f"{self.http_url}/coread/ui"
+
     def __enter__(self) -> Self:
-        self._lock = _lock(self.settings.data_folder)
+        self._lock = lock_data_folder(self.settings.data_folder)
         try:
             for port in (self.settings.orthanc.http_port, self.settings.orthanc.dicom_port):
                 _require_free(port)
+            if self.settings.delivery.port:
+                _require_free(self.settings.delivery.port)
             Ledger(self.settings.ledger_url).migrate()
-            self._start("orthanc", [str(self._executable), str(write_configuration(self.settings))])
+            self._start("orthanc", [self._executable, str(write_configuration(self.settings))])
             self._wait_until_ready()
-            self._start("worker", [sys.executable, "-m", "coread", "worker"])
+            for number, environment in enumerate(_workers(self.settings), start=1):
+                name = "worker" if number == 1 else f"worker-{number}"
+                self._start(name, [sys.executable, "-m", "coread", "worker"], environment)
+            if self.settings.destination:
+                self._start("courier", [sys.executable, "-m", "coread", "courier"])
+            if not self.settings.ledger_url.startswith(("http:", "https:")):
+                self._start("archivist", [sys.executable, "-m", "coread", "archivist"])
         except BaseException:
             self._stop()
             raise
@@ -144,9 +171,9 @@ class Supervisor:
                 child.revive()
             time.sleep(pause_s)
 
-    def _start(self, name: str, command: Sequence[str]) -> None:
+    def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
         log = self.settings.log_folder / f"{name}.log"
-        child = Child(name=name, command=command, log=log, environment=self._environment)
+        child = Child(name=name, command=command, log=log, environment={**self._environment, **environment})
         self._children.append(child)
         child.start()
 
@@ -164,7 +191,8 @@ class Supervisor:
             if orthanc.process is None or orthanc.process.poll() is not None:
                 break
             try:
-                if httpx.get(f"{self.http_url}/coread/health", trust_env=False).is_success:
+                login = self.settings.orthanc_login
+                if httpx.get(f"{self.http_url}/coread/health", auth=login, trust_env=False).is_success:
                     return
             except httpx.TransportError:
                 pass  # not listening yet
@@ -172,6 +200,14 @@ class Supervisor:
         raise ConfigurationError(
             f"Orthanc did not start within {START_TIMEOUT_S:g} s; the reason stands at the end of {orthanc.log}"
         )
+
+
+def _workers(settings: Settings) -> list[dict[str, str]]:
+    """The environment of each worker that is started: with several GPUs, each has one of its own."""
+    gpus = len(list(GPUS.glob("*"))) if settings.worker.device != "cpu" else 0
+    wanted = settings.worker.processes
+    count = max(1, gpus) if wanted == "auto" else wanted
+    return [{"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus > 1 else {} for number in range(count)]
 
 
 def run_until_stopped(
@@ -186,19 +222,6 @@ def run_until_stopped(
         running.watch(lambda: bool(asked))
 
 
-def _lock(data_folder: Path) -> IO[str]:
-    data_folder.mkdir(parents=True, exist_ok=True)
-    lock = (data_folder / "up.lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise ConfigurationError(
-            f"another `coread up` runs in {data_folder}; stop it, or set another data_folder"
-        ) from error
-    return lock
-
-
 def _require_free(port: int) -> None:
     """Raises ConfigurationError if a program listens on the port: its answers would be taken for our Orthanc's."""
     with socket.socket() as probe:
@@ -208,7 +231,7 @@ def _require_free(port: int) -> None:
         except OSError as error:
             raise ConfigurationError(
                 f"port {port} is taken by another program, such as Debian's own Orthanc service or another Coread; "
-                "stop it, or set orthanc.http_port and orthanc.dicom_port to other ports, or to 0"
+                "stop it, or set orthanc.http_port, orthanc.dicom_port or delivery.port to another port"
             ) from error
 
 

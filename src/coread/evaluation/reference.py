@@ -24,7 +24,8 @@ from coread.findings import Structure
 from coread.models.manifest import Manifest
 from coread.volume import Volume
 from coread.workers.measure import sought
-from coread.workers.study import UNPARSABLE, Study, read_dicom
+from coread.workers.scan import UNPARSABLE
+from coread.workers.study import Study, read_dicom
 from coread.workers.volume import SourceVolume, build_volume
 
 FRACTION = 0.5

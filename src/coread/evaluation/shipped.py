@@ -20,8 +20,8 @@ from coread.models.catalogue import find_model, installed_models
 from coread.models.manifest import MANIFEST_NAME
 from coread.models.training import Plan, Trained
 from coread.settings import Settings
-from coread.workers.app import warm_models
 from coread.workers.study import studies_in_folder
+from coread.workers.warm import warm_models
 
 DIGITS = 3
 """Of a temperature."""

@@ -36,8 +36,8 @@ def traits_of(header: Dataset) -> Traits:
     maker, model = _text(plane, "Manufacturer"), _text(plane, "ManufacturerModelName")
     return Traits(
         sex=sex if sex and sex in SEXES else UNKNOWN,
-        age_years=UNKNOWN if age is None else _band(age),
-        scanner=(model if model.casefold().startswith(maker.casefold()) else f"{maker} {model}".strip()) or UNKNOWN,
+        age_years=band_of(age),
+        scanner=scanner_of(maker, model),
         institution=_text(plane, "InstitutionName").casefold() or UNKNOWN,
     )
 
@@ -67,7 +67,16 @@ def subgroups(traits: Sequence[Traits]) -> dict[str, list[str]]:
     }
 
 
-def _band(age: float) -> str:
+def scanner_of(manufacturer: str, model_name: str) -> str:
+    """Both in one; many models' names begin with the manufacturer's."""
+    begins = model_name.casefold().startswith(manufacturer.casefold())
+    return (model_name if begins else f"{manufacturer} {model_name}".strip()) or UNKNOWN
+
+
+def band_of(age: float | None) -> str:
+    """The band that an age in years lies in; None: it is not known."""
+    if age is None:
+        return UNKNOWN
     return next(name for (_, high), name in zip(AGE_BANDS, BANDS, strict=True) if high is None or age < high)
 
 
