@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import highdicom as hd
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from coread.benchmarks.comparison import Row, Way, compare
-from coread.benchmarks.samples import IDENTITY, ct_series, findings
+from coread.benchmarks.comparison import Absent, Result, Way, compare
+from coread.benchmarks.samples import IDENTITY, Shape, ct_series, findings
 from coread.dicom_sr.frames import binary_frames
 from coread.dicom_sr.proof import prove_segmentation
 from coread.dicom_sr.segmentation import describe_segment, encode_segmentation, segment_numbers
@@ -27,10 +28,10 @@ from coread.volume import count_by_slice
 ITKIMAGE2SEGIMAGE = "itkimage2segimage"
 
 
-def seg_write(segments: int, folder: Path, *, repeats: int) -> list[Row]:
+def seg_write(folder: Path, *, segments: int, shape: Shape, repeats: int) -> Result:
     """Ours, highdicom's, dcmqi's (where it is installed) and the floor, for BINARY; ours and highdicom's LABELMAP."""
-    found = findings(segments)
-    images = ct_series()
+    found = findings(segments, shape)
+    images = ct_series(shape)
     source = Source(planes=[Plane(image=image) for image in images], spacing_mm=found.mask.spacing[0])
     path = folder / "written.dcm"
 
@@ -56,7 +57,7 @@ def seg_write(segments: int, folder: Path, *, repeats: int) -> list[Row]:
     frames = (packed.planes, packed.segments)
     assert bytes(_packed(found.mask.array, *frames)) == packed.pixels  # noqa: S101  # the floor does the same work
     del packed
-    ways = {
+    ways: dict[str, Way | Absent] = {
         "floor": Way(run=floor, note="slices looked for, bits packed on all cores, bytes written; no header"),
         "coread": Way(run=lambda: ours(ObjectKind.SEG)),
         "coread, read back": Way(run=ours_proven, note="every voxel decoded and compared before the file is written"),
@@ -69,7 +70,7 @@ def seg_write(segments: int, folder: Path, *, repeats: int) -> list[Row]:
         command = _dcmqi(program, found, images, path, folder)
         note = "a program: it also reads the labels and the source's headers from disk"
         ways["dcmqi"] = Way(run=lambda: _run(command, path), note=note, in_process=False)
-    return compare(ways, floor="floor", repeats=repeats)
+    return compare(ways, repeats=repeats)
 
 
 @numba.njit(cache=True, parallel=True)
@@ -92,11 +93,17 @@ def _packed(labels: NDArray[np.uint8], planes: NDArray[np.intp], segments: NDArr
     return packed
 
 
-def _highdicom(found: Findings, images: list[Dataset], path: Path, kind: str) -> Path:
+def _highdicom(found: Findings, images: Sequence[Dataset], path: Path, kind: str) -> Path:
+    highdicom_segmentation(found, images, kind).save_as(path)
+    return path
+
+
+def highdicom_segmentation(found: Findings, images: Sequence[Dataset], kind: str) -> hd.seg.Segmentation:
+    """By highdicom alone."""
     descriptions = [
         describe_segment(number, structure, IDENTITY) for number, structure in enumerate(found.present, start=1)
     ]
-    segmentation = hd.seg.Segmentation(
+    return hd.seg.Segmentation(
         source_images=images,
         pixel_array=segment_numbers(found.present)[found.mask.array],
         segmentation_type=kind,
@@ -111,8 +118,6 @@ def _highdicom(found: Findings, images: list[Dataset], path: Path, kind: str) ->
         device_serial_number="1",
         transfer_syntax_uid=RLELossless if kind == "LABELMAP" else ExplicitVRLittleEndian,
     )
-    segmentation.save_as(path)
-    return path
 
 
 def _dcmqi(program: str, found: Findings, images: list[Dataset], path: Path, folder: Path) -> list[str]:
