@@ -1,7 +1,10 @@
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
+import structlog
 
 from coread import phantom, threads  # noqa: F401  # threads: before torch is loaded
 from coread.models.catalogue import installed_models
@@ -30,3 +33,21 @@ def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def left_ventricle() -> BundleRunner:
     """The shipped left-ventricle model, warm."""
     return BundleRunner(installed_models(Settings())["left_ventricle_sax"], device=choose_device("cpu"))
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[object], None]:
+    """Shows something to whoever runs the tests, also where they pass."""
+
+    def said(what: object) -> None:
+        with capsys.disabled():
+            click.echo(f"\n{what}")
+
+    return said
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """What a command says about logs holds for its own test."""
+    yield
+    structlog.reset_defaults()

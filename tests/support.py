@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +21,39 @@ from coread.dicom_files import series_of
 from coread.dicom_sr.identity import ResultIdentity, derived_uid
 from coread.errors import ConfigurationError
 from coread.findings import Findings
+from coread.job import Job, Priority
 from coread.models.allowlist import digest_of, files_of
 from coread.models.catalogue import InstalledModel, State, allow_list, installed_models, packages
 from coread.models.manifest import Manifest
 from coread.models.prediction import Prediction
+from coread.objects import Profile
 from coread.settings import ModelSettings, Settings
 from coread.volume import Volume
 from coread.workers.measure import findings_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def uid_of(name: str) -> str:
+    """A UID that is always the same for a name."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}"
+
+
+def a_job(job_id: str = "a", **more: Any) -> Job:
+    """A job of the study that Orthanc calls "study"."""
+    values: dict[str, Any] = {
+        "study_instance_uid": "1.2",
+        "orthanc_id": "study",
+        "model": "m",
+        "model_version": "1",
+        "fingerprint": job_id,
+        "revision": "r",
+        "profiles": (Profile.OHIF,),
+        "priority": Priority.ROUTINE,
+        "created_at": NOW,
+    }
+    return Job(job_id=job_id, **{**values, **more})
+
 
 PLANES: Mapping[str, Sequence[Sequence[float]]] = {
     # Unit vectors of (slice, row, column) steps in LPS.

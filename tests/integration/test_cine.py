@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
+from coread.alerts import holds
 from coread.dicom_sr.encode import encode_findings
 from coread.dicom_sr.identity import possible_instances
 from coread.dicom_sr.validation.run import validate_files
 from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind, Profile
+from coread.settings_alerts import AlertSettings
 from coread.workers.folder import write_reading
 from coread.workers.pipeline import Reading, read_study
 from tests.cine import (
@@ -234,6 +236,25 @@ def test_the_summary_has_the_curve_and_the_pictures_are_drawn(counting: BundleRu
     assert curve == pytest.approx([height / 10 * END_DIASTOLIC_ML for height in HEIGHTS])
     assert [each["value"] for each in summary["numbers"]][-1] == pytest.approx(FRACTION_PERCENT)
     assert {each["phase"] for each in summary["findings"]} == {"end-diastole", "end-systole"}
+    number, volume = summary["numbers"][-1], summary["findings"][0]["measurements"][0]
+    alert = AlertSettings.model_validate(
+        {
+            "name": "a",
+            "model": summary["model"],
+            "priority": "stat",
+            "when": [
+                {"number": number["code"][2], "at_least": number["value"] - 1, "unit": "%"},
+                {
+                    "structure": summary["findings"][0]["structure"],
+                    "phase": "end-diastole",
+                    "measurement": volume["name"],
+                    "at_most": volume["value"],
+                    "unit": volume["unit"],
+                },
+            ],
+        }
+    )
+    assert holds(alert, summary), "an alert reads what is written here"
     for name in ("montage.png", "volume_curve.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 

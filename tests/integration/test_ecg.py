@@ -11,6 +11,7 @@ import torch
 import yaml
 from pydicom.dataset import Dataset
 
+from coread.alerts import holds
 from coread.dicom_sr.encode import ResultObject
 from coread.dicom_sr.validation.run import validate_files
 from coread.errors import ConfigurationError, InputError, NoSuitableSeries, WaveformError
@@ -20,6 +21,7 @@ from coread.models.draft import draft_manifest
 from coread.models.manifest import load_manifest
 from coread.models.runner import BundleRunner
 from coread.objects import ObjectKind
+from coread.settings_alerts import AlertSettings
 from coread.waveform import Waveform
 from coread.workers.folder import analyze_studies
 from coread.workers.pipeline import Reading, explain_refusal, read_study
@@ -185,6 +187,11 @@ def test_a_folder_gives_a_report_and_a_picture(runner: BundleRunner, tmp_path: P
     )
     assert outcome.error is None
     assert {path.name for path in outcome.files} == {"SR-CLASS.dcm", "summary.json", "ecg.png"}
+    (summary,) = (json.loads(path.read_text()) for path in outcome.files if path.name == "summary.json")
+    (found,) = summary["classes"]
+    when = {"class": found["value"][2], "at_least": found["probability"] - 0.01}
+    said = {"name": "a", "model": "test_ecg", "priority": "stat", "when": when}
+    assert holds(AlertSettings.model_validate(said), summary), "an alert reads what is written here"
 
 
 # Real recordings

@@ -16,13 +16,13 @@ from pydicom.uid import UID
 from coread import codes
 from coread.cli import coread
 from coread.dicom_sr.encode import encode_findings
-from coread.dicom_sr.feedback import FeedbackKind, Known, changes, recognise, tracked
-from coread.job import Job, JobState, Priority
+from coread.dicom_sr.feedback import FeedbackKind, Known, changes, outlines_changed, recognise, tracked
+from coread.job import Job, JobState
 from coread.ledger import ArrivingStudy, Ledger
 from coread.objects import ObjectKind
 from coread.workers.volume import build_volume
 from tests.integration.test_result_objects import findings_in
-from tests.support import NOW, identity, images_of, volume_in_plane
+from tests.support import NOW, a_job, identity, images_of, volume_in_plane
 
 JOB = "0123456789abcdef0123456789abcdef"
 
@@ -152,6 +152,31 @@ def test_what_a_person_has_corrected_is_said(results: dict[ObjectKind, Dataset])
     assert altered.tracking_uid != left_out.tracking_uid
 
 
+def test_a_number_in_another_unit_is_another_measurement(results: dict[ObjectKind, Dataset]) -> None:
+    report = results[ObjectKind.SR]
+    corrected = successor(report)
+    (value,) = (
+        item.MeasuredValueSequence[0]
+        for item in corrected.ContentSequence[-1].ContentSequence[0].ContentSequence
+        if item.ValueType == "NUM" and item.ConceptNameCodeSequence[0].CodeValue == codes.VOLUME.value
+    )
+    value.MeasurementUnitsCodeSequence[0].CodeValue = "l"
+    before, after = changes(report, corrected)
+    assert {before.concept, after.concept} == {codes.VOLUME}
+
+
+def test_an_outline_that_was_moved_or_left_out_is_a_change(results: dict[ObjectKind, Dataset]) -> None:
+    report = results[ObjectKind.SR_KEY_FINDINGS]
+    corrected = successor(report)
+    assert outlines_changed(report, corrected) == []
+    first, second = corrected.ContentSequence[-1].ContentSequence[:2]
+    (outline,) = (item for item in first.ContentSequence if "GraphicData" in item)
+    outline.GraphicData = [each + 3.0 for each in outline.GraphicData]
+    assert outlines_changed(report, corrected) == list(tracked(first))
+    del corrected.ContentSequence[-1].ContentSequence[1]
+    assert outlines_changed(report, corrected) == sorted({*tracked(first), *tracked(second)})
+
+
 def test_the_command_matches_it_to_the_job_in_the_ledger(results: dict[ObjectKind, Dataset], tmp_path: Path) -> None:
     report = results[ObjectKind.SR]
     (tmp_path / "coread.toml").write_text('data_folder = "data"\n')
@@ -159,16 +184,7 @@ def test_the_command_matches_it_to_the_job_in_the_ledger(results: dict[ObjectKin
     ledger = Ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")
     ledger.migrate()
     study = str(report.StudyInstanceUID)
-    job = Job(
-        job_id=JOB,
-        study_instance_uid=study,
-        orthanc_id="o",
-        model="test_model",
-        model_version="1.2.3",
-        fingerprint="f",
-        priority=Priority.ROUTINE,
-        created_at=NOW,
-    )
+    job = a_job(JOB, study_instance_uid=study, orthanc_id="o", model="test_model", model_version="1.2.3")
     done(ledger, job, sorted(str(each.SOPInstanceUID) for each in results.values()))
     successor(report).save_as(tmp_path / "signed.dcm", enforce_file_format=True)
     report.save_as(tmp_path / "ours.dcm", enforce_file_format=True)
@@ -182,7 +198,7 @@ def test_the_command_matches_it_to_the_job_in_the_ledger(results: dict[ObjectKin
 def done(ledger: Ledger, job: Job, uids: list[str]) -> None:
     """Let the ledger know a job that is done."""
     ledger.settle(ArrivingStudy(orthanc_id="o", last_change=1, last_arrival_at=NOW), [job], present_uids=(), at=NOW)
-    ledger.mark_queued(job.job_id, at=NOW)
-    ledger.claim(job.job_id, worker="w", at=NOW, lease=timedelta(minutes=1))
+    ledger.queue_due(at=NOW)
+    ledger.claim(worker="w", at=NOW, lease=timedelta(minutes=1))
     assert ledger.start_storing(job.job_id, worker="w", result={"sop_instance_uids": uids}, at=NOW)
     assert ledger.finish(job.job_id, JobState.DONE, worker="w", at=NOW)

@@ -270,6 +270,7 @@ def test_sides_stand_in_segmentation_and_report(tmp_path: Path) -> None:
     assert "24028007" in str(pydicom.dcmread(paths["SR"]))
 
 
+@pytest.mark.slow
 def test_two_bundles_take_turns_without_holding_on_to_memory(tmp_path: Path) -> None:
     study = study_of(ct(array=np.random.default_rng(0).normal(0, 300, (12, 64, 64)).astype(np.float32)))
     bundles = [

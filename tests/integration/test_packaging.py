@@ -21,6 +21,9 @@ assert (Path(coread.__file__).parent / "migrations" / "versions" / "0001_first_l
 from coread.evaluation import document, page
 assert document.SCHEMA.is_file()
 assert (document.SCHEMA.parent / page.TEMPLATE).is_file()
+from coread.plugin.pages import WEB, files_of
+assert {{"index.html", "app.js", "style.css", "vendor/preact.mjs"}} <= files_of(WEB).keys()
+assert (WEB / "vendor" / "LICENSE.preact").is_file()
 from coread.models.catalogue import installed_models
 from coread.models.runner import BundleRunner, choose_device
 from coread.settings import Settings

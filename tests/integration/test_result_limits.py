@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -413,3 +414,23 @@ def test_the_same_job_gives_the_same_bytes_in_every_zone() -> None:
         written.add(done.stdout)
     (said,) = written
     assert "SEG 030405.678901 False" in said
+
+
+class Meddled(Dataset):
+    """While it is written, another thread changes what becomes of warnings: that is one list for all of them."""
+
+    def save_as(self, *arguments: Any, **more: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().save_as(*arguments, **more)
+
+
+@pytest.mark.parametrize("kind", [Dataset, Meddled])
+def test_a_value_that_is_too_long_for_its_encoding_is_never_written_as_something_else(kind: type[Dataset]) -> None:
+    source = source_of(grey(2, 8, 8))
+    result = result_of(ObjectKind.SEG, labelled(source, np.ones((2, 8, 8), np.uint8)), source)
+    dataset = kind(result.dataset)
+    dataset.file_meta = result.dataset.file_meta
+    dataset.GraphicData = [0.0] * 20_000
+    with pytest.raises(ResultError, match="found a longer GraphicData"):
+        replace(result, dataset=dataset).file()

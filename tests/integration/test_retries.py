@@ -1,9 +1,6 @@
 """What stands in the study when a job was begun more than once, or given up: a real Orthanc, and what it still has."""
 
 import io
-import json
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -17,59 +14,30 @@ from pydicom.dataset import Dataset
 from coread.archive import Archive, ArchivedStudy
 from coread.dicom_sr.encode import ResultObject, encode_findings
 from coread.dicom_sr.identity import PHASES
-from coread.errors import ArchiveUnavailable
-from coread.job import Job, JobState, Priority, fingerprint_of, job_id_of
+from coread.errors import ArchiveUnavailable, SourceGone
+from coread.job import Job, JobState, fingerprint_of
 from coread.ledger import ArrivingStudy, Ledger
 from coread.models.runner import BundleRunner
-from coread.orthanc_process import free_port
 from coread.plugin.service import Sweeper
 from coread.settings import ResultSettings, WorkerSettings
 from coread.workers import jobs as jobs_module
-from coread.workers.jobs import JobRunner, utc_now
-from coread.workers.pipeline import Refusal
+from coread.workers.hold import utc_now
+from coread.workers.jobs import JobRunner
+from coread.workers.pipeline import Picture, Reading
+from coread.workers.retry import RetryPolicy
 from coread.workers.volume import SourceVolume, build_volume
 from tests.integration.test_result_objects import findings_in
-from tests.support import identity, images_of, program, volume_in_plane
+from tests.orthanc_alone import plain_orthanc
+from tests.support import a_job, identity, images_of, volume_in_plane
 
-START_TIMEOUT_S = 60.0
 ATTEMPTS = 2
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An Orthanc without plugins."""
-    folder = tmp_path_factory.mktemp("orthanc")
-    port = free_port()
-    configuration = {
-        "StorageDirectory": str(folder),
-        "IndexDirectory": str(folder),
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "AuthenticationEnabled": False,
-        "OverwriteInstances": False,
-    }
-    (folder / "orthanc.json").write_text(json.dumps(configuration))
-    with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen([program("Orthanc"), folder / "orthanc.json"], stdout=log, stderr=log)
-        try:
-            _wait_for(f"http://127.0.0.1:{port}", folder / "orthanc.log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _wait_for(url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    with Archive(url) as archive:
-        while True:
-            try:
-                archive.last_change()
-            except ArchiveUnavailable:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
-            else:
-                return
+    with plain_orthanc(tmp_path_factory.mktemp("orthanc")) as url:
+        yield url
 
 
 def file_of(image: Dataset) -> bytes:
@@ -118,23 +86,19 @@ class Scene:
         self.images = images_of(volume_in_plane("oblique"), name=name)
         for image in self.images:
             orthanc_id = self.archive.store(file_of(image))
-        self.orthanc_id = self.archive.study_of_source(orthanc_id) or ""
+        self.orthanc_id = self.archive.studies_of_sources([orthanc_id])[orthanc_id]
         self.archive.stored.clear()
         self.changes = 0
         self._monkeypatch = monkeypatch
 
     def settle(self, images: Sequence[Dataset]) -> Job:
         """The job of the study as it is with these images: it waits, others of the study are superseded."""
-        study_uid = str(images[0].StudyInstanceUID)
         fingerprint = fingerprint_of(str(image.SOPInstanceUID) for image in images)
-        job = Job(
-            job_id=job_id_of(study_instance_uid=study_uid, model="m", model_version="1", fingerprint=fingerprint),
-            study_instance_uid=study_uid,
+        job = a_job(
+            fingerprint[:32],
+            study_instance_uid=str(images[0].StudyInstanceUID),
             orthanc_id=self.orthanc_id,
-            model="m",
-            model_version="1",
-            fingerprint=fingerprint,
-            priority=Priority.ROUTINE,
+            revision=self.archive.study(self.orthanc_id).revision,
             created_at=utc_now(),
         )
         self.changes += 1
@@ -152,23 +116,31 @@ class Scene:
     def run(self, job: Job, *, finds: Sequence[ResultObject] = (), breaks: Exception | None = None) -> JobState | None:
         """One attempt at the job."""
 
-        def read_study(*_arguments: object, **_more: object) -> Refusal:
+        def infer(*_arguments: object) -> object:
             if breaks is not None:
                 raise breaks
-            uids = [str(result.dataset.SOPInstanceUID) for result in finds]
-            return Refusal(objects=tuple(finds), summary={"sop_instance_uids": uids, "seconds": {}})
+            return object()
 
-        self._monkeypatch.setattr(jobs_module, "read_study", read_study)
+        def report(*_arguments: object, **_more: object) -> Reading:
+            uids = [str(result.dataset.SOPInstanceUID) for result in finds]
+            return Reading(parts=(), objects=tuple(finds), summary={"sop_instance_uids": uids, "seconds": {}})
+
+        self._monkeypatch.setattr(jobs_module, "fetch", lambda *_arguments: object())
+        self._monkeypatch.setattr(jobs_module, "infer", infer)
+        self._monkeypatch.setattr(jobs_module, "report", report)
         runner = JobRunner(
             archive=self.archive,
             ledger=self.ledger,
-            models=lambda _name: cast("BundleRunner", SimpleNamespace(model=SimpleNamespace(version="1"))),
-            settings=WorkerSettings(attempts=ATTEMPTS, retry_delay_s=1),
+            models=lambda _name: cast(
+                "BundleRunner", SimpleNamespace(model=SimpleNamespace(version="1", manifest=None))
+            ),
+            settings=WorkerSettings(),
+            retries=RetryPolicy(first_delay_s=1, away=ATTEMPTS, broke=ATTEMPTS),
             results=ResultSettings(),
             worker="w",
         )
-        self.ledger.mark_queued(job.job_id, at=utc_now())
-        return runner.run(job.job_id)
+        assert self.ledger.queue_due(at=utc_now() + timedelta(hours=1)) == [job]
+        return runner.run_next()
 
     def state_of(self, job: Job) -> JobState:
         record = self.ledger.job(job.job_id)
@@ -300,7 +272,7 @@ def test_a_job_whose_attempts_are_used_up_leaves_no_result_from_before_the_study
 
 def test_an_orthanc_that_does_not_answer_keeps_no_job_from_failing_and_is_swept_later(scene: Scene) -> None:
     job = scene.read_before_the_study_changed()
-    sweeper = Sweeper(archive=scene.archive, ledger=scene.ledger)
+    sweeper = Sweeper(archive=scene.archive, ledger=scene.ledger, clock=utc_now)
     scene.archive.is_away = True
     assert [scene.run(job) for _ in range(ATTEMPTS)] == [JobState.WAITING, JobState.FAILED]
     sweeper.step()
@@ -312,11 +284,11 @@ def test_an_orthanc_that_does_not_answer_keeps_no_job_from_failing_and_is_swept_
 
 def test_a_job_of_which_workers_died_leaves_no_result_from_before_the_study_changed(scene: Scene) -> None:
     job = scene.read_before_the_study_changed()
-    sweeper = Sweeper(archive=scene.archive, ledger=scene.ledger)
+    sweeper = Sweeper(archive=scene.archive, ledger=scene.ledger, clock=lambda: utc_now() + timedelta(hours=1))
     now, lease = utc_now(), timedelta(minutes=1)
     for _ in range(ATTEMPTS):
-        scene.ledger.mark_queued(job.job_id, at=now)
-        assert scene.ledger.claim(job.job_id, worker="dies", at=now, lease=lease) is not None
+        scene.ledger.queue_due(at=now)
+        assert scene.ledger.claim(worker="dies", at=now, lease=lease) is not None
         sweeper.step()
         assert len(scene.results) == 3, "the job may still give something better"
         scene.ledger.reclaim(at=now + 2 * lease, attempts=ATTEMPTS)
@@ -328,13 +300,13 @@ def test_a_job_of_which_workers_died_leaves_no_result_from_before_the_study_chan
 def test_a_job_that_a_person_withdrew_leaves_no_result_from_before_the_study_changed(scene: Scene) -> None:
     job = scene.read_before_the_study_changed()
     assert scene.ledger.cancel(job.job_id, at=utc_now())
-    Sweeper(archive=scene.archive, ledger=scene.ledger).step()
+    Sweeper(archive=scene.archive, ledger=scene.ledger, clock=utc_now).step()
     scene.assert_holds([])
 
 
 def test_orthanc_is_asked_once_about_a_job_that_was_given_up_and_again_if_it_is_given_up_again(scene: Scene) -> None:
     job = scene.read_before_the_study_changed()
-    sweeper = Sweeper(archive=scene.archive, ledger=scene.ledger)
+    sweeper = Sweeper(archive=scene.archive, ledger=scene.ledger, clock=utc_now)
     for _ in range(2):
         assert scene.ledger.cancel(job.job_id, at=utc_now())
         asked_before = scene.archive.studies_asked_for
@@ -343,3 +315,103 @@ def test_orthanc_is_asked_once_about_a_job_that_was_given_up_and_again_if_it_is_
         assert scene.archive.studies_asked_for == asked_before + 1
         assert scene.ledger.retry(job.job_id, at=utc_now())
         sweeper.step()
+
+
+def test_a_job_that_is_superseded_while_it_stores_leaves_nothing_and_writes_over_nothing(scene: Scene) -> None:
+    before = scene.settle(scene.images)
+    objects = scene.result_objects(before, 1, 2)
+    settled: list[Job] = []
+    store = scene.archive.store
+
+    def store_and_settle(file: bytes) -> str:
+        orthanc_id = store(file)
+        if not settled:
+            settled.append(scene.settle(scene.images[:-1]))
+        return orthanc_id
+
+    scene.archive.store = store_and_settle  # type: ignore[method-assign]
+    assert scene.run(before, finds=objects) is JobState.SUPERSEDED
+    assert scene.state_of(before) is JobState.SUPERSEDED
+    assert len(scene.archive.stored) == 1, "nothing more is stored once it is known"
+    scene.assert_holds([])
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+DRAWN = [Picture(caption="slice 1 of 6", png=b"one"), Picture(caption="slice 2 of 6", png=b"two")]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "key_images", lambda _reading: list(DRAWN))
+
+
+def pictures_of(scene: Scene, job: Job) -> list[dict[str, str]]:
+    record = scene.ledger.job(job.job_id)
+    assert record is not None
+    pictures: list[dict[str, str]] = record.result["pictures"]
+    return pictures
+
+
+def kept(scene: Scene, pictures: list[dict[str, str]]) -> list[bytes]:
+    return [scene.archive.attachment(each["instance"], int(each["attachment"])) for each in pictures]
+
+
+@pytest.mark.usefixtures("drawn")
+def test_pictures_are_kept_with_the_first_object_and_go_with_it(scene: Scene) -> None:
+    job = scene.settle(scene.images)
+    objects = scene.result_objects(job, 1, 2)
+    assert scene.run(job, finds=objects) is JobState.DONE
+    pictures = pictures_of(scene, job)
+    first = scene.archive.find_instance(str(objects[0].dataset.SOPInstanceUID))
+    assert [(each["caption"], each["instance"], each["attachment"]) for each in pictures] == [
+        ("slice 1 of 6", first, "4720"),
+        ("slice 2 of 6", first, "4721"),
+    ]
+    assert kept(scene, pictures) == [b"one", b"two"]
+    scene.assert_holds(objects)
+    scene.archive.delete_instance(pictures[0]["instance"])
+    with pytest.raises(SourceGone):
+        kept(scene, pictures)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_second_attempt_keeps_its_own_pictures_with_objects_that_are_there_already(scene: Scene) -> None:
+    job = scene.settle(scene.images)
+    scene.archive.stores_left = 2
+    scene.run(job, finds=scene.result_objects(job, 1, 2))
+    scene.archive.stores_left = None
+    assert scene.run(job, finds=scene.result_objects(job, 1, 2)) is JobState.DONE
+    assert scene.archive.deleted == []
+    assert kept(scene, pictures_of(scene, job)) == [b"one", b"two"]
+
+
+@pytest.mark.usefixtures("drawn")
+def test_pictures_that_cannot_be_kept_cost_no_result(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise ArchiveUnavailable("Orthanc answered 413")
+
+    monkeypatch.setattr(scene.archive, "attach", refuse)
+    job = scene.settle(scene.images)
+    objects = scene.result_objects(job, 1, 2)
+    assert scene.run(job, finds=objects) is JobState.DONE
+    assert pictures_of(scene, job) == []
+    scene.assert_holds(objects)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_pictures_that_cannot_be_drawn_cost_no_result(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(_reading: object) -> list[Picture]:
+        raise ValueError("cannot draw Brown^Ophelia")
+
+    monkeypatch.setattr(jobs_module, "key_images", break_down)
+    job = scene.settle(scene.images)
+    assert scene.run(job, finds=scene.result_objects(job, 1, 2)) is JobState.DONE
+    assert pictures_of(scene, job) == []
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_result_without_objects_has_no_pictures(scene: Scene) -> None:
+    job = scene.settle(scene.images)
+    assert scene.run(job) is JobState.DONE
+    assert pictures_of(scene, job) == []

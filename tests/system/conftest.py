@@ -1,5 +1,9 @@
+import os
+import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from coread.dicom_files import write_files
 from coread.send import c_store
 from coread.settings import load_settings
 from coread.supervisor import Supervisor
+from tests.services import process_tree
 from tests.support import program
 
 ENDED = ("done", "failed", "refused", "cancelled", "superseded")
@@ -38,7 +43,8 @@ class System:
     def __init__(self, running: Supervisor, folder: Path) -> None:
         self.running = running
         self.folder = folder
-        self.archive = Archive(running.http_url)
+        self.login = running.settings.orthanc_login
+        self.archive = Archive(running.http_url, auth=self.login)
         self._sent = 0
 
     def send(self, images: Sequence[Dataset]) -> str:
@@ -65,18 +71,29 @@ class System:
         return found[0]
 
     def jobs(self, study_instance_uid: str) -> list[dict[str, Any]]:
-        answer = httpx.get(
-            f"{self.running.http_url}/coread/jobs", params={"study": study_instance_uid}, trust_env=False
-        )
+        url = f"{self.running.http_url}/coread/jobs"
+        answer = httpx.get(url, params={"study": study_instance_uid}, auth=self.login, trust_env=False)
         jobs: list[dict[str, Any]] = answer.json()
         return jobs
 
+    def arriving(self) -> list[dict[str, Any]]:
+        """The studies that are not settled."""
+        answer = httpx.get(f"{self.running.http_url}/coread/studies", auth=self.login, trust_env=False)
+        studies: list[dict[str, Any]] = answer.json()
+        return studies
+
     def job(self, study_instance_uid: str) -> dict[str, Any]:
-        """The study's one job, once it has ended."""
+        """The study's one job, once it has ended. One that was made of a part of the study, because the sender was held
+        up, does not count.
+        """
 
         def ended() -> dict[str, Any] | None:
             jobs = self.jobs(study_instance_uid)
-            return jobs[0] if len(jobs) == 1 and jobs[0]["state"] in ENDED else None
+            standing = [job for job in jobs if job["state"] != "superseded"]
+            if not standing and self.arriving():
+                return None
+            found = standing or jobs
+            return found[0] if len(found) == 1 and found[0]["state"] in ENDED else None
 
         found: dict[str, Any] = self.wait(ended)
         return found
@@ -99,6 +116,26 @@ class System:
         process = self.process(name)
         process.kill()
         process.wait()
+
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """Inside the block, a process and what it started do nothing.
+
+        They are stopped outside of any transaction of the ledger: one that holds its lock would hold up everybody.
+        """
+        pids = process_tree(self.process(name).pid)
+        ledger = self.running.settings.ledger_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(ledger, isolation_level=None, timeout=TIMEOUT_S)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            connection.execute("ROLLBACK")
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):  # it was killed meanwhile
+                    os.kill(pid, signal.SIGCONT)
 
     def logs(self) -> str:
         folder = self.running.settings.log_folder

@@ -57,16 +57,21 @@ def cut_header(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:140])
 
 
+def slow(case: tuple[object, ...]) -> object:
+    """One of several cases that take the same way: each costs the seconds of a command's start."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("prepare", "said", "expected"),
     [
-        (empty, "expected DICOM files in in, found none", False),
-        (no_folder, "expected a folder of DICOM files, found no folder in", False),
+        slow((empty, "expected DICOM files in in, found none", False)),
+        slow((no_folder, "expected a folder of DICOM files, found no folder in", False)),
         (no_dicom, "expected DICOM files in in, found none", False),
         (missing_slice, "expected slices 8.00 mm apart, found 16.00 mm between slices", True),
-        (wrong_modality, "Modality is not MR, found CT", False),
+        slow((wrong_modality, "Modality is not MR, found CT", False)),
         (corrupt_file, "expected pixels that can be decoded", True),
-        (cut_header, "in/0003.dcm", False),
+        slow((cut_header, "in/0003.dcm", False)),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_3(
@@ -124,13 +129,13 @@ def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "arguments", "said"),
     [
-        ("", ["analyze", "in", "-o", "out", "--model", "liver"], "there is no model called liver"),
-        ("this is no TOML", ["analyze", "in", "-o", "out"], "coread.toml is not valid TOML"),
+        slow(("", ["analyze", "in", "-o", "out", "--model", "liver"], "there is no model called liver")),
+        slow(("this is no TOML", ["analyze", "in", "-o", "out"], "coread.toml is not valid TOML")),
         ("colour = 1", ["doctor"], "colour: Extra inputs are not permitted"),
         ('[[route]]\nname = "a"\nmodels = ["liver"]', ["up"], "there is no model called liver"),
-        ('[orthanc]\nexecutable = "NoOrthanc"', ["up"], "install Debian's orthanc"),
+        slow(('[orthanc]\nexecutable = "NoOrthanc"', ["up"], "install Debian's orthanc")),
         ('[orthanc]\nplugin_folder = "/nowhere"', ["up"], "expected libOrthancPython.so in /nowhere"),
-        ('[ledger]\nurl = "nonsense"', ["up"], "the ledger's URL is not usable"),
+        slow(('[ledger]\nurl = "nonsense"', ["up"], "the ledger's URL is not usable")),
         ("", ["analyze"], "Missing argument"),
         ("", ["--config", "nowhere.toml", "doctor"], "nowhere.toml does not exist"),
         ('[worker]\ndevice = "cuda"', ["analyze", "in", "-o", "out"], "torch finds none"),
@@ -167,14 +172,15 @@ def test_up_runs_until_it_is_told_to_stop_and_leaves_nothing_behind(tmp_path: Pa
         assert "Coread is up: DICOM COREAD on port" in up.stdout.readline()
         second = run("up", folder=tmp_path)
         assert second.returncode == 2
-        assert "another `coread up` runs" in second.stderr
+        assert "another `coread up` or `coread orthanc` runs" in second.stderr
         children = children_of(up.pid)
-        assert len(children) == 2
+        assert len(children) == 3
         up.send_signal(signal.SIGTERM)
         assert up.wait(60) == 0
         assert "Coread has stopped" in up.stdout.read()
     assert not any(map(is_running, children))
-    assert {path.name for path in (tmp_path / "coread-data" / "logs").iterdir()} == {"orthanc.log", "worker.log"}
+    logs = {path.name for path in (tmp_path / "coread-data" / "logs").iterdir()}
+    assert logs == {"archivist.log", "orthanc.log", "worker.log"}
 
 
 def test_a_killed_supervisor_takes_its_children_with_it(tmp_path: Path) -> None:

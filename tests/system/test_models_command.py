@@ -82,6 +82,7 @@ def test_nothing_is_enabled_without_a_yes(home: Path, tmp_path: Path) -> None:
     assert states(home) == {"test_model": "disabled"}
 
 
+@pytest.mark.slow
 def test_one_changed_byte_and_the_bundle_does_not_load(home: Path, tmp_path: Path) -> None:
     coread(home, "models", "add", spleen(tmp_path), "--yes")
     weights = home / "data/models/spleen_like/models/model.pt"
@@ -92,6 +93,7 @@ def test_one_changed_byte_and_the_bundle_does_not_load(home: Path, tmp_path: Pat
     assert "found models/model.pt changed since" in failed[0]["found"]
 
 
+@pytest.mark.slow
 def test_a_zip_is_taken_like_a_folder(home: Path, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "spleen_like"), "zip", spleen(tmp_path))
     assert "is enabled" in coread(home, "models", "add", tmp_path / "spleen_like.zip", "--yes")
@@ -153,7 +155,13 @@ def _change(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(content))
 
 
-HOSTILE = [_in_expression, _in_imports, _in_target, _in_python, _in_metadata, _in_root]
+HOSTILE = [
+    _in_expression,
+    *(
+        pytest.param(harm, marks=pytest.mark.slow)
+        for harm in (_in_imports, _in_target, _in_python, _in_metadata, _in_root)
+    ),
+]
 
 
 @pytest.mark.parametrize("harm", HOSTILE, ids=lambda harm: harm.__name__.removeprefix("_in_"))
@@ -193,6 +201,7 @@ def test_what_cannot_be_looked_at_is_not_taken(what: str, home: Path, tmp_path: 
     assert states(home) == {}
 
 
+@pytest.mark.slow
 def test_byte_code_is_left_behind(home: Path, tmp_path: Path) -> None:
     bundle = spleen(tmp_path)
     (bundle / "scripts/__pycache__").mkdir(parents=True)
@@ -235,6 +244,7 @@ def test_a_worker_without_rights_and_network_reads_a_study(home: Path, tmp_path:
     assert list(out.rglob("*SEG.dcm"))
 
 
+@pytest.mark.slow
 def test_a_compiled_model_runs_only_where_it_is_allowed(home: Path, tmp_path: Path) -> None:
     """A file as MONAI's ckpt_export makes it: the network compiled, the configurations inside."""
     bundle = spleen(tmp_path)
@@ -276,6 +286,7 @@ def test_a_model_that_makes_images_is_refused_before_any_of_its_code_runs(home: 
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.slow
 def test_boxes_can_be_looked_at(home: Path, tmp_path: Path) -> None:
     bundle = zoo.write_zoo_bundle(tmp_path / "detector", detector())
     coread(home, "models", "add", bundle, "--yes")

@@ -1,20 +1,36 @@
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from coread.archive import Archive, ArchivedSeries, ArchivedStudy, Change
+from coread.archive import Archive, ArchivedSeries, ArchivedStudy, Change, Origin
+from coread.archive_run import Copy, RunStudy, Terms
+from coread.audit.event import Sender
 from coread.errors import ArchiveUnavailable, BrokerUnavailable, SourceGone
-from coread.job import Job, JobState
+from coread.job import JobState, Priority
 from coread.ledger import Ledger
+from coread.ledger.archive_runs import Pace
+from coread.objects import Profile
 from coread.plugin import intake as intake_module
-from coread.plugin.intake import Intake
-from coread.settings import IntakeSettings, Route, Settings
-from tests.support import NOW
+from coread.plugin.connections import Associations
+from coread.plugin.evidence import EvidenceGatherer
+from coread.plugin.intake import ASK_ORDER_AGAIN, ASKS_WORKLIST, Intake
+from coread.plugin.orders import PATIENCE, Orders
+from coread.plugin.planning import Planner
+from coread.plugin.route_table import RoutesInForce
+from coread.plugin.stated import StatedCounts
+from coread.plugin.watermark import Watermark
+from coread.routes import Route
+from coread.settings import IntakeSettings, Settings
+from coread.settings_worklist import WorklistSettings
+from coread.study_facts import keywords_of
+from tests.support import NOW, uid_of
 
 QUIET = timedelta(seconds=10)
+ROUTES = (Route(name="all", models=("m",)),)
 
 
 class FakeArchive:
@@ -24,8 +40,14 @@ class FakeArchive:
         self.log: list[Change] = []
         self.studies: dict[str, dict[str, str]] = {}
         self.unavailable: set[str] = set()
+        self.broken: set[str] = set()
         self.pages = 0
         self.newest = 0
+        self.watermark = 0
+        self.contents: dict[str, str] = {}
+        self.uids: dict[str, str] = {}
+        """StudyInstanceUIDs that are not what they should be."""
+        self.on_listing: Callable[[], None] = lambda: None
 
     def arrive(self, study: str, instance: str) -> None:
         self.studies.setdefault(study, {})[f"{study}/{instance}"] = f"uid.{study}.{instance}"
@@ -38,6 +60,11 @@ class FakeArchive:
         del self.studies[study]
         self.log = [change for change in self.log if not change.orthanc_id.startswith(f"{study}/")]
 
+    def all_studies(self) -> list[str]:
+        listed = sorted(self.studies)
+        self.on_listing()
+        return listed
+
     def last_change(self) -> int:
         return self.log[-1].number if self.log else 0
 
@@ -46,17 +73,40 @@ class FakeArchive:
         page = [change for change in self.log if change.number > since][:limit]
         return page, page[-1].number if page else since
 
-    def study_of_source(self, orthanc_id: str) -> str | None:
-        study = orthanc_id.partition("/")[0]
-        return study if study in self.studies else None
+    def studies_of_sources(self, orthanc_ids: list[str]) -> dict[str, str]:
+        studies = {each: each.partition("/")[0] for each in orthanc_ids}
+        return {each: study for each, study in studies.items() if study in self.studies}
+
+    def speaking_objects(self, _orthanc_ids: list[str]) -> list[tuple[str, str, str]]:
+        return []
+
+    def digests(self, orthanc_ids: Iterable[str]) -> dict[str, str]:
+        return {each: self.contents.get(each, "as sent first") for each in orthanc_ids}
+
+    def senders(self, _study: ArchivedStudy) -> list[Sender]:
+        return []
+
+    def patient_and_study(self, orthanc_id: str) -> dict[str, str]:
+        return {"PatientID": orthanc_id, "StudyInstanceUID": uid_of(orthanc_id)}
+
+    def origin(self, orthanc_id: str) -> Origin:
+        assert any(orthanc_id in instances for instances in self.studies.values())
+        return Origin(by_dicom=True, aet="SENDER", ip="192.0.2.7")
 
     def study(self, orthanc_id: str) -> ArchivedStudy:
+        if orthanc_id in self.broken:
+            raise KeyError("MainDicomTags")
         if orthanc_id in self.unavailable:
             raise ArchiveUnavailable("it answers 500")
         if orthanc_id not in self.studies:
             raise SourceGone("deleted")
-        series = ArchivedSeries(orthanc_id="s", tags={"Modality": "MR"}, instances=self.studies[orthanc_id])
-        return ArchivedStudy(orthanc_id=orthanc_id, study_instance_uid=f"uid.{orthanc_id}", tags={}, series=[series])
+        tags = {"Modality": "MR", "SeriesInstanceUID": "1.2"}
+        return ArchivedStudy(
+            orthanc_id=orthanc_id,
+            study_instance_uid=self.uids.get(orthanc_id, uid_of(orthanc_id)),
+            tags={"StudyDescription": orthanc_id},
+            series=[ArchivedSeries(orthanc_id="s", tags=tags, instances=self.studies[orthanc_id])],
+        )
 
 
 class Scene:
@@ -69,21 +119,39 @@ class Scene:
         self.ledger.migrate()
         self.now: datetime = NOW
         self.published: list[str] = []
-        self.publish: Callable[[Job], None] = lambda job: self.published.append(job.job_id)
+        self.routes: tuple[Route, ...] = ROUTES
+        self.orders: Orders | None = None
+        self.ring: Callable[[str, str], None] = lambda _queue, job_id: self.published.append(job_id)
 
     def step(self) -> None:
         """A step of an intake that has just started: it remembers nothing but the ledger."""
+        archive = cast("Archive", self.archive)
+        settings = Settings(intake=IntakeSettings(quiet_s=QUIET.total_seconds()))
         Intake(
-            archive=cast("Archive", self.archive),
+            archive=archive,
             archive_identity=self.archive_identity,
             ledger=self.ledger,
-            settings=Settings(
-                intake=IntakeSettings(quiet_s=QUIET.total_seconds()), route=(Route(name="all", models=("m",)),)
+            evidence=EvidenceGatherer(
+                archive=archive,
+                associations=Associations(read=lambda: frozenset()),
+                stated=StatedCounts(find=lambda _pacs, _study: {}, pacs=(), clock=lambda: self.now),
+                watching_since=NOW,
             ),
-            model_versions={"m": "1"},
-            publish=lambda job: self.publish(job),
+            watermark=Watermark(
+                read=lambda: self.archive.watermark,
+                write=lambda change: setattr(self.archive, "watermark", change),
+                ledger=self.ledger,
+                archive_identity=self.archive_identity,
+            ),
+            planner=Planner(archive=archive, settings=settings, routes=self.in_force),
+            settings=settings,
+            ring=lambda queue, job_id: self.ring(queue, job_id),
             clock=lambda: self.now,
+            orders=self.orders,
         ).step()
+
+    def in_force(self) -> RoutesInForce:
+        return RoutesInForce(routes=self.routes, model_versions={"m": "1"}, keywords=keywords_of(self.routes))
 
     def pass_time(self, by: timedelta = QUIET) -> None:
         self.now += by
@@ -194,17 +262,226 @@ def test_a_study_that_cannot_be_shown_does_not_hold_up_the_others(scene: Scene) 
     assert sorted(record.job.orthanc_id for record in scene.ledger.jobs()) == ["bad", "good"]
 
 
+def test_a_study_whose_route_cannot_be_decided_waits_until_the_route_is_mended(scene: Scene) -> None:
+    slow = {"StudyDescription": {"regex": "(a|b|ab)*(a|b|ab)*(a|b|ab)*[cd]"}}
+    scene.routes = (Route.model_validate({"name": "slow", "match": slow, "models": ["m"]}),)
+    scene.archive.arrive("ab" * 400, "1")
+    scene.archive.arrive("short", "1")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    assert scene.ledger.jobs() == []
+    assert len(scene.ledger.arriving()) == 1, "the other one was settled"
+    scene.routes = ROUTES
+    scene.step()
+    assert len(scene.published) == 1
+
+
 def test_a_broker_that_is_away_loses_nothing(scene: Scene) -> None:
-    def away(_job: Job) -> None:
+    def away(_queue: str, _job_id: str) -> None:
         raise BrokerUnavailable("it does not take messages")
 
-    works, scene.publish = scene.publish, away
+    works, scene.ring = scene.ring, away
     scene.archive.arrive("a", "1")
     scene.step()
     scene.pass_time()
     with pytest.raises(BrokerUnavailable):
         scene.step()
-    assert [record.state for record in scene.ledger.jobs()] == [JobState.WAITING]
-    scene.publish = works
+    assert [record.state for record in scene.ledger.jobs()] == [JobState.QUEUED], "a worker that looks finds it"
+    scene.ring = works
+    scene.archive.arrive("b", "1")
+    scene.step()
+    scene.pass_time()
     scene.step()
     assert len(scene.published) == 1
+
+
+def test_an_instance_that_changed_under_its_uid_has_the_study_read_again_and_the_same_again_has_not(
+    scene: Scene,
+) -> None:
+    for content, jobs in (("first", 1), ("first", 1), ("second", 2)):
+        scene.archive.contents["a/1"] = content
+        scene.archive.arrive("a", "1")
+        scene.step()
+        scene.pass_time()
+        scene.step()
+        assert len(scene.ledger.jobs()) == jobs
+    assert sorted(record.state for record in scene.ledger.jobs()) == [JobState.QUEUED, JobState.SUPERSEDED]
+
+
+def test_a_restored_archive_has_every_study_looked_at_again(scene: Scene) -> None:
+    scene.archive.arrive("a", "1")
+    scene.archive.arrive("b", "1")
+    scene.step()
+    backup = copy.deepcopy(scene.archive)
+    scene.archive.arrive("c", "1")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    assert scene.ledger.arriving() == []
+    scene.archive = backup
+    scene.step()
+    assert [study.orthanc_id for study in scene.ledger.arriving()] == ["a", "b"]
+    scene.archive.arrive("d", "1")  # under a number that was used for another instance
+    scene.step()
+    assert {study.orthanc_id for study in scene.ledger.arriving()} == {"a", "b", "d"}
+    scene.pass_time()
+    scene.step()
+    scene.step()
+    assert scene.ledger.arriving() == []
+
+
+def test_a_restart_without_a_restored_archive_looks_at_nothing_again(scene: Scene) -> None:
+    scene.archive.arrive("a", "1")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    scene.archive.delete("a")
+    for _ in range(3):
+        scene.step()
+        assert scene.ledger.arriving() == []
+
+
+def test_a_study_that_breaks_the_intake_holds_up_no_other_and_says_so(scene: Scene) -> None:
+    scene.archive.arrive("bad", "1")
+    scene.archive.arrive("good", "1")
+    scene.archive.broken.add("bad")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    assert [record.job.orthanc_id for record in scene.ledger.jobs()] == ["good"]
+    assert len(scene.published) == 1
+    assert [study.wait.waits_for for study in scene.ledger.arriving()] == [
+        "unexpected KeyError; Orthanc's log says where"
+    ]
+
+
+@pytest.mark.parametrize("uid", ["1." * 33, "BROWN^OPHELIA", ""])
+def test_a_study_whose_uid_is_none_is_not_read_and_its_uid_not_told(scene: Scene, uid: str) -> None:
+    scene.archive.uids["a"] = uid
+    scene.archive.arrive("a", "1")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    (study,) = scene.ledger.arriving()
+    assert study.wait.stalled
+    assert study.wait.waits_for.startswith("expected UIDs of at most 64 digits and dots")
+    assert not uid or uid not in study.wait.waits_for
+    assert scene.ledger.jobs() == []
+
+
+def test_a_study_that_arrives_while_a_restored_archive_is_looked_through_is_not_missed(scene: Scene) -> None:
+    scene.archive.arrive("a", "1")
+    scene.step()
+    scene.archive.watermark = 0
+    scene.archive.on_listing = lambda: scene.archive.arrive("meanwhile", "1")
+    scene.step()
+    assert {study.orthanc_id for study in scene.ledger.arriving()} == {"a", "meanwhile"}
+
+
+def test_a_study_that_only_the_worklists_word_has_read_waits_until_the_worklist_is_back(scene: Scene) -> None:
+    ris = WorklistSettings(name="ris", aet="RIS", host="ris.example")
+    is_away = True
+
+    def find(_worklist: WorklistSettings, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if is_away:
+            raise ArchiveUnavailable("no association")
+        return [{"PatientID": query["PatientID"], "RequestedProcedurePriority": "HIGH"}]
+
+    urgent = {"name": "urgent", "match": {"RequestedProcedurePriority": "HIGH"}, "models": ["m"]}
+    scene.routes = (Route.model_validate(urgent),)
+    scene.orders = Orders(find=find, worklists=[ris], clock=lambda: scene.now)
+    scene.archive.arrive("a", "1")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    scene.orders.answer_all()
+    scene.step()
+    (study,) = scene.ledger.arriving()
+    assert study.wait.stalled
+    assert "the modality worklist ris did not answer" in study.wait.waits_for
+    is_away = False
+    scene.pass_time(ASK_ORDER_AGAIN)
+    scene.step()
+    scene.orders.answer_all()
+    scene.step()
+    assert scene.ledger.arriving() == []
+    assert [record.job.priority for record in scene.ledger.jobs()] == [Priority.STAT]
+
+
+def test_a_study_waits_for_the_worklist_for_a_moment_and_holds_up_no_other(scene: Scene) -> None:
+    ris = WorklistSettings(name="ris", aet="RIS", host="ris.example")
+
+    def find(_worklist: WorklistSettings, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [{"PatientID": query["PatientID"], "RequestedProcedurePriority": "HIGH"}]
+
+    scene.orders = Orders(find=find, worklists=[ris], clock=lambda: scene.now)
+    scene.archive.arrive("a", "1")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    assert [study.wait.waits_for for study in scene.ledger.arriving()] == [ASKS_WORKLIST]
+    scene.orders.answer_all()
+    scene.archive.arrive("b", "1")
+    scene.step()
+    assert [record.job.priority for record in scene.ledger.jobs()] == [Priority.STAT]
+    scene.pass_time()
+    scene.step()
+    scene.pass_time(PATIENCE)
+    scene.step()
+    assert scene.ledger.arriving() == []
+    said = [scene.ledger.history(record.job.job_id)[0].reason for record in scene.ledger.jobs()]
+    assert [each.rpartition("; ")[2] for each in said] == [
+        "the modality worklist did not answer within 15 s",
+        "the modality worklist ris has it with priority HIGH",
+    ]
+
+
+def looked_for(scene: Scene, *, models: tuple[str, ...] = ("m",)) -> RunStudy:
+    """A run's study, which the run has begun to look for."""
+    terms = Terms(source="pacs", models=models, profiles=(Profile.OHIF,), folder="/r")
+    values: dict[str, Any] = {"name": "r", "terms": terms, "plan_digest": "d", "by": "ada", "at": scene.now}
+    scene.ledger.start_run("r", studies=[(uid_of("a"), None)], **values)
+    scene.ledger.attend_runs(archivist="x", at=scene.now, lease=timedelta(hours=1))
+    study = scene.ledger.take_due("r", archivist="x", pace=Pace(in_flight=1, associations=1), at=scene.now)
+    assert study is not None
+    return study
+
+
+def found_here(scene: Scene, study: RunStudy) -> None:
+    values: dict[str, Any] = {"orthanc_id": "a", "instances": 1, "size": None, "brought": None, "source": "pacs"}
+    assert scene.ledger.note_here(study, copy=Copy.BEFORE, **values, at=scene.now)
+
+
+def test_what_somebody_sends_does_not_wait_for_a_run_that_asks_its_source_for_the_study(scene: Scene) -> None:
+    looked_for(scene)
+    scene.archive.arrive("a", "1")
+    scene.step()
+    scene.pass_time()
+    scene.step()
+    assert len(scene.published) == 1
+
+
+def test_a_study_that_a_run_has_found_and_a_person_asks_to_have_read_is_read_by_the_routes(scene: Scene) -> None:
+    study = looked_for(scene, models=("gone",))
+    scene.archive.arrive("a", "1")
+    scene.archive.log.clear()  # taken in long ago
+    found_here(scene, study)
+    assert scene.ledger.ask_to_read("a", at=scene.now)
+    scene.step()
+    assert len(scene.published) == 1
+
+
+@pytest.mark.parametrize("has_arrived", [False, True])
+def test_a_study_of_a_run_whose_model_is_gone_is_wound_up(scene: Scene, *, has_arrived: bool) -> None:
+    scene.routes = ()
+    study = looked_for(scene, models=("gone",))
+    scene.archive.arrive("a", "1")
+    if has_arrived:
+        scene.step()
+        scene.pass_time()
+    else:
+        scene.archive.log.clear()
+    found_here(scene, study)
+    scene.step()
+    assert [records for _, records in scene.ledger.read_studies("r", limit=9)] == [[]]
