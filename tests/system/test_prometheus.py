@@ -149,6 +149,7 @@ def test_every_panel_s_query_is_answered_and_most_have_something_to_show(
         "coread_delivery_seconds",
         "coread_deliveries_ended",
         "coread_job_attempts_failed",
+        "coread_archive_studies",
         'state=~"running',
     )
     assert [query for query in empty if not any(word in query for word in (*unseen, "rate("))] == []
