@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from coread.job import Job, JobState, Priority
 from coread.ledger import Ledger
 from coread.objects import Profile
 from coread.orthanc_process import free_port
+from tests.dicomweb_server import DicomwebServer
 from tests.support import NOW, program
 
 PATIENCE_S = 30.0
@@ -123,7 +124,7 @@ class Page:
 
 
 @dataclass(kw_only=True)
-class StowServer:
+class StowServer(DicomwebServer):
     """A DICOMweb server that counts what it gets, and misbehaves as told; running inside the block."""
 
     answers: Callable[[str, int], tuple[int, int | None] | Page | None] = lambda _uid, _number: (200, None)
@@ -136,9 +137,8 @@ class StowServer:
     received: list[tuple[str, bytes]] = field(default_factory=list)
     searched: list[str] = field(default_factory=list)
     authorizations: set[str | None] = field(default_factory=set)
-    _server: Any = None
 
-    def __enter__(self) -> Self:
+    def handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -162,19 +162,7 @@ class StowServer:
             def log_message(self, *_message: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/dicom-web"
+        return Handler
 
     @property
     def uids(self) -> list[str]:

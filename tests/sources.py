@@ -1,11 +1,10 @@
 """Archives that studies are retrieved from, for tests: a real Orthanc, dcmtk's server, and servers that misbehave."""
 
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +25,7 @@ from coread.orthanc_process import free_port
 from coread.settings import OrthancSettings, Settings
 from coread.settings_sources import DicomwebSource, DimseSource
 from tests.destinations import OrthancServer, wait_for
+from tests.dicomweb_server import DicomwebServer
 from tests.support import images_of, program, volume_in_plane
 
 OUR_AET = "COREAD"
@@ -109,15 +109,14 @@ def _echoes(port: int, title: str) -> bool:
 
 
 @dataclass(kw_only=True)
-class WebServer:
+class WebServer(DicomwebServer):
     """A DICOMweb server that answers as told; running inside the block."""
 
     answer: Callable[[str, Mapping[str, str]], "Web | None"]
     """(path with query, headers) → the answer; None: the connection is closed without one."""
     asked: list[str] = field(default_factory=list)
-    _server: Any = None
 
-    def __enter__(self) -> Self:
+    def handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -144,19 +143,7 @@ class WebServer:
             def log_message(self, *_message: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/dicom-web"
+        return Handler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,13 @@ NO_WORKITEM = "there is no such workitem"
 OTHER_STATE = "the workitem is in a state in which this cannot be done"
 TOO_LARGE = "the dataset is too large"
 REFUSED_BODIES: Mapping[int, Answer | str] = {413: TOO_LARGE, 415: "the body is not DICOM JSON"}
+CHANGED: Mapping[int, Answer | str] = {
+    200: says("it was", DATASETS, kind=DICOM_JSON),
+    400: NOT_UNDERSTOOD,
+    404: NO_WORKITEM,
+    409: OTHER_STATE,
+    **REFUSED_BODIES,
+}
 NOT_ACCEPTED = "the client accepts no DICOM JSON"
 OF_WORKITEM = {"workitem": "the workitem's UID"}
 OF_SUBSCRIBER = {"workitem": "the workitem's UID, or a well-known one for all", "aet": "the subscriber's AE title"}
@@ -115,13 +122,7 @@ def register_workitems(gate: Gate, worklist: Worklist, events: Events) -> None:
     @explained(
         path=OF_WORKITEM,
         body=DATASET,
-        answers={
-            200: says("it was", DATASETS, kind=DICOM_JSON),
-            400: NOT_UNDERSTOOD,
-            404: NO_WORKITEM,
-            409: OTHER_STATE,
-            **REFUSED_BODIES,
-        },
+        answers=CHANGED,
     )
     def update(output: Any, _url: str, **request: Any) -> None:
         """Update a workitem (PS3.18 11.6)."""
@@ -130,13 +131,7 @@ def register_workitems(gate: Gate, worklist: Worklist, events: Events) -> None:
     @explained(
         path=OF_WORKITEM,
         body=DATASET,
-        answers={
-            200: says("it was", DATASETS, kind=DICOM_JSON),
-            400: NOT_UNDERSTOOD,
-            404: NO_WORKITEM,
-            409: OTHER_STATE,
-            **REFUSED_BODIES,
-        },
+        answers=CHANGED,
     )
     def change_state(output: Any, _url: str, **request: Any) -> None:
         """Claim, complete or cancel a workitem (PS3.18 11.7)."""
