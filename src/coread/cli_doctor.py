@@ -69,7 +69,7 @@ def _show(checks: "Sequence[Check]") -> None:
 
 
 @click.command()
-@click.argument("what", type=click.Choice([*OF_THE_PLUGIN, *ProcessKind]), default="live")
+@click.argument("what", type=click.Choice([*OF_THE_PLUGIN, *(kind.value for kind in ProcessKind)]), default="live")
 @click.pass_context
 def health(context: click.Context, what: str) -> None:
     """Ask the Coread of the settings whether it lives or is ready, or whether a worker, courier or archivist of this

@@ -290,7 +290,7 @@ def test_a_container_asks_for_the_process_that_runs_in_it(
     settings.write_text(f'[ledger]\nurl = "sqlite:///{tmp_path / "ledger.sqlite"}"\n')
 
     def asked() -> tuple[int, str]:
-        found = CliRunner().invoke(coread, ["--config", str(settings), "health", kind])
+        found = CliRunner().invoke(coread, ["--config", str(settings), "health", kind.value])
         return found.exit_code, found.output.strip()
 
     nobody = (1, f"not ok: no {kind} of this machine was heard of within a minute")
