@@ -2,8 +2,9 @@
 # make test    set up, then check the code and run the tests
 # make test-all    the slow tests too
 # make docs    set up, then write the documentation's site to build/site
+# make release    set up, then build the sdist and the wheel into dist: docs/howto-release.md
 
-.PHONY: demo test test-slow test-all docs setup-demo setup-test setup-slow setup-docs lint
+.PHONY: demo test test-slow test-all docs release setup-demo setup-test setup-slow setup-docs setup-release lint
 .DEFAULT_GOAL := demo
 
 demo: setup-demo
@@ -22,6 +23,9 @@ docs: setup-docs
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 	@echo "[docs] build/site/index.html"
 
+release: setup-release
+	@.venv/bin/python scripts/release.py
+
 setup-demo:
 	@scripts/setup demo
 
@@ -33,6 +37,9 @@ setup-slow:
 
 setup-docs:
 	@scripts/setup docs
+
+setup-release:
+	@scripts/setup release
 
 lint:
 	@echo "[test 1/2] style, types, direction of imports"

@@ -112,6 +112,11 @@ def packages(settings: Settings) -> list[Package]:
     return sorted(found.values(), key=lambda package: package.name)
 
 
+def shipped_packages() -> list[Package]:
+    """The packages that come with Coread, whatever the settings are."""
+    return [_package(folder, None, {}) for folder in _folders_in(SHIPPED)]
+
+
 def installed_models(settings: Settings) -> Mapping[str, InstalledModel]:
     """Name → model, of those that may be used."""
     usable = (State.SHIPPED, State.ENABLED)
@@ -156,8 +161,12 @@ def load_model(folder: Path, *, allowed: AllowList | None) -> InstalledModel:
 
 def _folders(settings: Settings) -> Iterator[tuple[Path, bool]]:
     for home in (SHIPPED, settings.models_home, *settings.models.folders):
-        for path in sorted(home.glob(f"*/{MANIFEST_NAME}")):
-            yield path.parent, home == SHIPPED
+        for folder in _folders_in(home):
+            yield folder, home == SHIPPED
+
+
+def _folders_in(home: Path) -> list[Path]:
+    return [path.parent for path in sorted(home.glob(f"*/{MANIFEST_NAME}"))]
 
 
 def _package(folder: Path, allowed: AllowList | None, approved: Mapping[str, str]) -> Package:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -88,6 +89,8 @@ class Monitor:
         self._sight = Sight()
         self._is_broker_up: bool | None = None
         self._broker_tried_s = -BROKER_EVERY_S
+        self._told: set[tuple[str, type[Exception]]] = set()
+        """What was logged of each step, and has not gone well since."""
         self._lock = threading.Lock()
         self._process = ProcessCollector(registry=None)
 
@@ -108,7 +111,23 @@ class Monitor:
         return min(LOOK_AT_LEAST_EVERY_S, max(LOOK_EVERY_S, self._sight.query_s / COST_AT_MOST))
 
     def step(self) -> None:
-        """Look once."""
+        """Look once: at each thing on its own, whatever is the matter with another."""
+        for look in (self._see_ledger, self._see_broker, self._see_orthanc):
+            try:
+                look()
+            except Exception as error:  # noqa: BLE001  # without the thread nobody would be told of anything any more
+                self._tell_once(look.__name__, error)
+            else:
+                self._told = {(where, kind) for where, kind in self._told if where != look.__name__}
+
+    def _tell_once(self, where: str, error: Exception) -> None:
+        """Log what was met, but not every few seconds: only what was not met since it last went well there."""
+        met = (where, type(error))
+        if met not in self._told:
+            self._told.add(met)
+            logger().error("not all that is watched was seen", step=where.strip("_"), exc_info=error)
+
+    def _see_ledger(self) -> None:
         began = time.monotonic()
         try:
             standings, processes = self._ledger.standings(), tuple(self._ledger.processes(at=self._clock()))
@@ -116,27 +135,24 @@ class Monitor:
             self._tally.step(at=self._clock())
         except TransientError:
             self._sight = Sight()
-        except Exception:  # noqa: BLE001  # whatever it is, nobody would be told of anything any more without the thread
-            logger().exception("not all that is watched was seen")
-        self._see_broker()
-        self._orthanc = self._orthanc or self._seen_version()
 
     def _see_broker(self) -> None:
         if time.monotonic() - self._broker_tried_s < BROKER_EVERY_S:
             return
+        is_up: bool | None = None  # not known, if something else is met
         try:
             self._try_broker()
+            is_up = True
         except TransientError:
-            self._is_broker_up = False
-        else:
-            self._is_broker_up = True
-        self._broker_tried_s = time.monotonic()
+            is_up = False
+        finally:
+            self._is_broker_up, self._broker_tried_s = is_up, time.monotonic()
 
-    def _seen_version(self) -> str:
-        try:
-            return self._ask_version()
-        except TransientError:
-            return ""
+    def _see_orthanc(self) -> None:
+        if self._orthanc:
+            return
+        with suppress(TransientError):
+            self._orthanc = self._ask_version()
 
     # Telling -----------------------------------------------------------------------------------------------------
 

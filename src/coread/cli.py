@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from coread import __version__, terminal, threads  # noqa: F401  # threads: before torch
+from coread import terminal, threads  # noqa: F401  # threads: before torch
 from coread.cli_alerts import alerts
 from coread.cli_archive import archive
 from coread.cli_audit import audit
@@ -25,6 +25,7 @@ from coread.cli_jobs import jobs
 from coread.cli_models import models
 from coread.cli_reviews import reviews
 from coread.cli_routes import check_config, routes
+from coread.cli_version import show_version
 from coread.cli_viewer import viewer
 from coread.errors import ConfigurationError, CoreadError, InputError, TransientError
 from coread.logs import quiet_libraries, warn_at_terminal
@@ -76,9 +77,18 @@ def main() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="coread")
 @click.option(
-    "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file; by default coread.toml here."
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    is_eager=True,  # known when --version is asked for
+    help="Settings file; by default coread.toml here.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    callback=show_version,
+    help="Say the version of the program and of each model, and end.",
 )
 @click.pass_context
 def coread(context: click.Context, config: Path | None) -> None:

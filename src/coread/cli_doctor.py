@@ -12,12 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from coread import terminal
+from coread.process_report import ProcessKind
 from coread.settings import load_settings
 
 if TYPE_CHECKING:
     from coread.check import Check
 
 FAILED, CONFIGURATION = 1, 2
+OF_THE_PLUGIN = ("live", "ready")
+"""What the plugin is asked; of everything else, what processes told the ledger."""
 TIMEOUT_S = 5.0
 
 MARKS = {
@@ -66,15 +69,17 @@ def _show(checks: "Sequence[Check]") -> None:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["live", "ready", "worker"]), default="live")
+@click.argument("what", type=click.Choice([*OF_THE_PLUGIN, *(kind.value for kind in ProcessKind)]), default="live")
 @click.pass_context
 def health(context: click.Context, what: str) -> None:
-    """Ask the Coread of the settings whether it lives or is ready, or whether a worker of this machine lives."""
+    """Ask the Coread of the settings whether it lives or is ready, or whether a worker, courier or archivist of this
+    machine lives.
+    """
     import httpx
 
     settings = load_settings(context.obj)
-    if what == "worker":
-        _worker(settings.ledger_url, login=settings.orthanc_login)
+    if what not in OF_THE_PLUGIN:
+        _process(ProcessKind(what), settings.ledger_url, login=settings.orthanc_login)
         return
     url = f"{settings.orthanc_url}/coread/health/{what}"
     try:
@@ -90,21 +95,20 @@ def health(context: click.Context, what: str) -> None:
         sys.exit(FAILED)
 
 
-def _worker(ledger_url: str, *, login: tuple[str, str] | None) -> None:
-    """Whether a worker of this machine, or container, was heard of within a minute."""
+def _process(kind: ProcessKind, ledger_url: str, *, login: tuple[str, str] | None) -> None:
+    """Whether a process of this kind, on this machine or in this container, was heard of within a minute."""
     from datetime import UTC, datetime
 
     from coread.ledger.remote import open_desk
-    from coread.process_report import ProcessKind
 
     desk = open_desk(ledger_url, login=login)
     here = [
         each
         for each in desk.processes(at=datetime.now(UTC))
-        if each.report.kind is ProcessKind.WORKER and each.report.host == socket.gethostname()
+        if each.report.kind is kind and each.report.host == socket.gethostname()
     ]
     desk.close()
     if not any(each.is_alive for each in here):
-        click.echo("not ok: no worker of this machine was heard of within a minute")
+        click.echo(f"not ok: no {kind} of this machine was heard of within a minute")
         sys.exit(FAILED)
     click.echo("ok")

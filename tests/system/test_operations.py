@@ -173,7 +173,9 @@ def test_every_exported_name_is_of_the_catalogue_and_the_other_way_round(system:
 
 def test_a_container_can_ask_whether_it_is_well(system: System) -> None:
     system.wait(lambda: scraped(system)["coread_processes{kind=worker}"] == 1)
-    for what in ("live", "ready", "worker"):
+    system.wait(lambda: scraped(system)["coread_processes{kind=courier}"] == 1)
+    system.wait(lambda: scraped(system)["coread_processes{kind=archivist}"] == 1)
+    for what in ("live", "ready", "worker", "courier", "archivist"):
         done = command(system, "health", what)
         assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stdout + done.stderr
 

@@ -1,12 +1,13 @@
 """The parts of ``docker/`` fit together, as far as can be seen without starting containers."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,100 @@ def test_every_service_that_is_built_has_its_target() -> None:
         assert "\nHEALTHCHECK " in stage, f"nobody asks {target} how it is"
 
 
+def test_every_image_is_labelled_with_the_version() -> None:
+    text = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^ARG VERSION=(.*)$", text, flags=re.MULTILINE) == [__version__]
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)$(.*?)(?=^FROM |\Z)", text, flags=re.MULTILINE | re.DOTALL))
+    for service in COMPOSE["services"].values():
+        if "build" not in service:
+            continue
+        stage, given = stages[service["build"]["target"]], service["build"]["args"]
+        assert {"VERSION", "REVISION"} <= given.keys()
+        assert service["image"].endswith(given["VERSION"]), "the tag and the label say the same"
+        for name in ("version", "revision"):
+            assert f"\nARG {name.upper()}\n" in stage
+            assert f'org.opencontainers.image.{name}="${name.upper()}"' in stage
+
+
+def test_each_container_of_ours_is_asked_for_what_runs_in_it() -> None:
+    of_the_worker = {name: each for name, each in COMPOSE["services"].items() if "coread/worker:" in each["image"]}
+    asked = {name: each.get("healthcheck", {}).get("test") for name, each in of_the_worker.items()}
+    one_of = {name: ["CMD", "coread", "health", name] for name in ("courier", "archivist")}
+    assert asked == {"worker": None, "coread": None, **one_of}, "the image itself asks for a worker"
+    assert of_the_worker["coread"]["healthcheck"] == {"disable": True}
+    assert [of_the_worker[name]["command"] for name in one_of] == [[name] for name in one_of]
+
+
+# Compose, as somebody else's program reads it ------------------------------------------------------------------------
+
+PROFILES = sorted({profile for service in COMPOSE["services"].values() for profile in service.get("profiles", ())})
+
+
+@pytest.fixture(scope="module")
+def compose_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """What podman-compose makes of the compose file with these profiles. Though it only reads, it asks podman for its
+    version; where there is no podman, that is answered for it.
+    """
+    path = os.environ["PATH"]
+    if shutil.which("podman") is None:
+        folder = tmp_path_factory.mktemp("bin")
+        (folder / "podman").write_text("#!/bin/sh\necho podman version 5.0.0\n")
+        (folder / "podman").chmod(0o755)
+        path = f"{folder}{os.pathsep}{path}"
+
+    def read(*profiles: str, **environment: str) -> dict[str, Any]:
+        chosen = [word for profile in profiles for word in ("--profile", profile)]
+        command = [sys.executable, "-m", "podman_compose", *chosen, "--file", str(DOCKER / "compose.yaml"), "config"]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("COREAD_", "COMPOSE_"))}
+        done = subprocess.run(
+            command,
+            env={**kept, "PATH": path, **environment},
+            cwd=tmp_path_factory.getbasetemp(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "WARN" not in done.stderr, done.stderr
+        found: dict[str, Any] = yaml.safe_load(done.stdout)
+        return found
+
+    return read
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_adds_its_services_and_what_they_need_is_there(
+    compose_reads: Callable[..., dict[str, Any]], profile: str
+) -> None:
+    found = compose_reads(profile)
+    services = found["services"]
+    expected = {name for name, each in COMPOSE["services"].items() if profile in each.get("profiles", [profile])}
+    assert services.keys() == expected
+    for name, service in services.items():
+        assert set(service.get("depends_on", ())) <= expected, name
+        assert set(service.get("networks", ())) <= found["networks"].keys(), name
+        assert set(service.get("secrets", ())) <= found["secrets"].keys(), name
+        for volume in service.get("volumes", ()):
+            source = volume if isinstance(volume, str) else volume["source"]
+            source = source.partition(":")[0]
+            if source.startswith("./") and not source.startswith("./secrets/"):
+                assert (DOCKER / source).exists(), (name, source)
+            elif not source.startswith("."):
+                assert source in found["volumes"], (name, source)
+
+
+def test_a_version_and_a_registry_are_those_of_every_image_that_is_ours(
+    compose_reads: Callable[..., dict[str, Any]],
+) -> None:
+    chosen = {"COREAD_VERSION": "9.9.9", "COREAD_REGISTRY": "registry.example/x", "COREAD_REVISION": "abc"}
+    services = compose_reads(*PROFILES, **chosen)["services"]
+    ours = {name: each for name, each in services.items() if name != "grafana"}
+    for name, service in ours.items():
+        assert re.fullmatch(r"registry\.example/x/coread/[a-z]+:9\.9\.9", service["image"]), name
+        if "build" in service:
+            assert {"VERSION=9.9.9", "REVISION=abc"} <= set(service["build"]["args"]), name
+
+
 def _needed(names: Iterator[str]) -> set[str]:
     """These distributions and all that they need."""
     found: set[str] = set()
@@ -136,5 +231,5 @@ def test_the_plugins_group_has_all_that_the_plugin_imports() -> None:
     of_module = packages_distributions()
     imported = {canonicalize_name(each) for name in json.loads(done.stdout) for each in of_module.get(name, ())}
     # What others import where it is there, and do without where it is not.
-    optional = {"attrs", "cffi", "colorama", "cryptography", "greenlet", "pycparser", "setuptools"}
+    optional = {"attrs", "backports-tarfile", "cffi", "colorama", "cryptography", "greenlet", "pycparser", "setuptools"}
     assert imported - known - optional == set()

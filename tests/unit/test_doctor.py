@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
+from coread import __version__
 from coread.check import Verdict
 from coread.doctor_running import _offset, _worker, _workers, certificate_check, servers_with_tls
 from coread.process_report import ProcessSeen
@@ -160,7 +161,7 @@ def test_clocks_that_differ_are_worth_a_look_and_those_that_disagree_are_wrong(
 
 
 def seen(*, is_alive: bool = True, offset_s: float = 0.0, **more: Any) -> ProcessSeen:
-    values = {"version": "0.1.0", **more}
+    values = {"version": __version__, **more}
     return ProcessSeen(report=a_report(**values), seen_at=NOW, clock_offset_s=offset_s, is_alive=is_alive)
 
 

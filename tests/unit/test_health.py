@@ -1,22 +1,30 @@
 """Alive and ready are two questions; and a neighbour that hangs holds up nobody who asks them."""
 
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from pynvml import NVMLError_NotSupported
+from structlog.testing import capture_logs
 
+from coread import __version__
+from coread.cli import coread
 from coread.errors import BrokerUnavailable, LedgerUnavailable
 from coread.ledger import Ledger
+from coread.ledger.watching import Standings
 from coread.plugin.disk import OUT_OF_RESOURCES, DiskWatch
 from coread.plugin.health import STUCK_S, Health, Rounds, found_by
 from coread.plugin.metrics import IDLE_AFTER, Monitor
-from coread.process_report import Gpu, ProcessKind
+from coread.process_report import ALIVE, Gpu, ProcessKind
 from coread.pulse import Pulse
 from coread.workers.gpu import gpus_of
 from tests.support import NOW
@@ -124,7 +132,7 @@ def test_the_monitor_tells_what_it_saw_and_that_a_neighbour_is_gone(
     assert samples(monitor.text().decode())["coread_ledger_up{}"] == 0, "it has not looked yet"
     monitor.step()
     found = samples(monitor.text().decode())
-    assert found["coread_build_info{orthanc=1.10.1,version=0.1.0}"] == 1
+    assert found[f"coread_build_info{{orthanc=1.10.1,version={__version__}}}"] == 1
     assert found["coread_queue_jobs{priority=routine,queue=gpu}"] == 1
     assert found["coread_ledger_up{}"] == found["coread_broker_up{}"] == found["coread_ready{}"] == 1
 
@@ -140,6 +148,20 @@ def test_the_monitor_tells_what_it_saw_and_that_a_neighbour_is_gone(
     assert found["coread_jobs_recorded_total{model=m,priority=routine}"] == 1, "a counter never falls"
     assert "coread_queue_jobs{priority=routine,queue=gpu}" not in found
     assert {problem.what for problem in monitor.health().problems} == {"ledger", "broker"}
+
+
+@contextmanager
+def running(monitor: Monitor) -> Iterator[None]:
+    """The monitor in a thread, which still lives at the end of the block."""
+    stop = threading.Event()
+    thread = threading.Thread(target=monitor.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+        assert thread.is_alive()
+    finally:
+        stop.set()
+        thread.join(60)
 
 
 def test_a_ledger_that_hangs_holds_up_nobody_who_asks(
@@ -162,6 +184,61 @@ def test_a_ledger_that_hangs_holds_up_nobody_who_asks(
     stop.set()
     goes_on.set()
     thread.join(60)
+
+
+def test_the_monitor_outlives_whatever_it_meets_and_says_it_once(
+    file_ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thing that it looks at may surprise it; the others are looked at all the same."""
+    settle(file_ledger, "a")
+    met: dict[str, Exception | None] = dict.fromkeys(("ledger", "broker", "orthanc"))
+    asked = dict.fromkeys(met, 0)
+    rounds_seen = threading.Semaphore(0)
+
+    def surprise(what: str) -> None:
+        asked[what] += 1
+        if error := met[what]:
+            raise error
+
+    def orthanc_version() -> str:
+        rounds_seen.release()
+        surprise("orthanc")
+        return ""
+
+    look = file_ledger.standings
+
+    def standings() -> Standings:
+        surprise("ledger")
+        return look()
+
+    monkeypatch.setattr(file_ledger, "standings", standings)
+    monkeypatch.setattr("coread.plugin.metrics.BROKER_EVERY_S", 0)
+    monkeypatch.setattr("coread.plugin.metrics.LOOK_EVERY_S", 0.01)
+    monitor = monitor_of(file_ledger, tmp_path, try_broker=lambda: surprise("broker"), orthanc_version=orthanc_version)
+
+    def after_rounds(count: int) -> list[tuple[str, str]]:
+        """What is logged meanwhile: the step, and the kind of error."""
+        while rounds_seen.acquire(blocking=False):
+            pass
+        already, before = len(logged), dict(asked)
+        for _ in range(count + 1):
+            assert rounds_seen.acquire(timeout=60)
+        assert min(asked[what] - before[what] for what in asked) >= count, "one was not looked at any more"
+        return [(each["step"], type(each["exc_info"]).__name__) for each in logged[already:]]
+
+    with capture_logs() as logged, running(monitor):
+        assert after_rounds(1) == []
+        met.update(ledger=ValueError("x"), broker=RuntimeError("x"), orthanc=KeyError("x"))
+        once = [("see_broker", "RuntimeError"), ("see_ledger", "ValueError"), ("see_orthanc", "KeyError")]
+        assert sorted(after_rounds(3)) == once
+        assert "coread_broker_up{}" not in samples(monitor.text().decode()), "it is not known"
+        met["ledger"] = TypeError("x")
+        assert after_rounds(3) == [("see_ledger", "TypeError")], "another kind is told, too"
+        met.update(dict.fromkeys(met))
+        assert after_rounds(3) == []
+        assert samples(monitor.text().decode())["coread_broker_up{}"] == 1
+        met["broker"] = RuntimeError("x")
+        assert after_rounds(3) == [("see_broker", "RuntimeError")], "it had gone well in between"
 
 
 def test_a_queue_where_jobs_wait_for_no_worker_is_named(file_ledger: Ledger, tmp_path: Path) -> None:
@@ -203,6 +280,27 @@ def test_a_process_tells_that_it_lives_and_that_it_ends(file_ledger: Ledger) -> 
         (seen,) = file_ledger.processes(at=NOW)
         assert (seen.report.name, seen.report.queues, seen.report.memory_bytes > 10**6) == ("reader:1", ("gpu",), True)
     assert file_ledger.processes(at=NOW) == []
+
+
+@pytest.mark.parametrize("kind", ProcessKind)
+def test_a_container_asks_for_the_process_that_runs_in_it(
+    file_ledger: Ledger, tmp_path: Path, kind: ProcessKind
+) -> None:
+    settings, now = tmp_path / "coread.toml", datetime.now(UTC)
+    settings.write_text(f'[ledger]\nurl = "sqlite:///{tmp_path / "ledger.sqlite"}"\n')
+
+    def asked() -> tuple[int, str]:
+        found = CliRunner().invoke(coread, ["--config", str(settings), "health", kind.value])
+        return found.exit_code, found.output.strip()
+
+    nobody = (1, f"not ok: no {kind} of this machine was heard of within a minute")
+    for other in set(ProcessKind) - {kind}:
+        file_ledger.note_alive(a_report(other, host=socket.gethostname(), kind=other), at=now)
+    file_ledger.note_alive(a_report("elsewhere", host="elsewhere", kind=kind), at=now)
+    file_ledger.note_alive(a_report("gone", host=socket.gethostname(), kind=kind), at=now - 2 * ALIVE)
+    assert asked() == nobody
+    file_ledger.note_alive(a_report("here", host=socket.gethostname(), kind=kind), at=now)
+    assert asked() == (0, "ok")
 
 
 def test_a_ledger_that_is_away_does_not_end_a_process() -> None:
