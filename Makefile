@@ -1,9 +1,11 @@
 # make demo    set up, then run the main job: a study goes in, a segmentation and a report come back
 # make test    set up, then check the code and run the tests
 # make test-all    the slow tests too
+# make audit   set up, then ask whether vulnerabilities are known of the pinned packages
+# make sbom    set up, then write what a deployment is made of (CycloneDX) to build/sbom
 # make docs    set up, then write the documentation's site to build/site
 
-.PHONY: demo test test-slow test-all docs setup-demo setup-test setup-slow setup-docs lint
+.PHONY: demo test test-slow test-all audit sbom docs setup-demo setup-test setup-slow setup-docs lint
 .DEFAULT_GOAL := demo
 
 demo: setup-demo
@@ -17,6 +19,12 @@ test-slow: setup-slow
 	@.venv/bin/python -m pytest -m slow
 
 test-all: test test-slow
+
+audit: setup-test
+	@.venv/bin/python scripts/audit.py
+
+sbom: setup-test
+	@.venv/bin/python scripts/sbom.py build/sbom
 
 docs: setup-docs
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
