@@ -2,7 +2,8 @@
 
 The Python packages are those that `docker/requirements.py` names and all that they need, as they are installed here,
 which must be as `constraints.txt` pins them: nothing of the tools of developers. Besides there are the Debian packages
-that the Dockerfile names (not what Debian installs with them), the OHIF viewer, and the models.
+that the Dockerfile names (not what Debian installs with them), the OHIF viewer, what of others is in the page, and the
+models.
 """
 
 import base64
@@ -62,7 +63,8 @@ def bill_of(image: str, group: str, installed: dict[str, Any]) -> dict[str, Any]
     direct = {canonicalize_name(each.name) for each in map(Requirement, asked.stdout.split("\n")[:-1]) if counts(each)}
     packages = sorted(python_packages(asked.stdout.split("\n")[:-1], installed), key=lambda each: str(each["bom-ref"]))
     refs = {each["bom-ref"] for each in packages}
-    others = [*debian_packages(image), *(viewer() if image == "orthanc" else ()), *models()]
+    web = (*viewer(), *page()) if image == "orthanc" else ()
+    others = [*debian_packages(image), *web, *models()]
     root = {**installed["metadata"]["component"], "name": f"coread-{image}", "version": __version__}
     of_root = [each["bom-ref"] for each in packages if canonicalize_name(each["name"]) in direct]
     edges = [
@@ -156,6 +158,22 @@ def viewer() -> Iterator[Component]:
         "hashes": [{"alg": algorithm.upper().replace("SHA", "SHA-"), "content": base64.b64decode(digest).hex()}],
         "licenses": [{"license": {"id": "MIT"}}],
     }
+
+
+def page() -> Iterator[Component]:
+    """What of other people the page is made with, as the list beside it says; a test compares it with the files."""
+    listed = (ROOT / "plugin/web/vendor/README.md").read_text(encoding="utf-8")
+    row = r"\| `(\S+)` \| npm `(\S+)` ([\d.]+), \S+ \| (\S+) .*? \| `([0-9a-f]{64})` \|"
+    for file, name, version, licence, digest in re.findall(row, listed):
+        yield {
+            "type": "library",
+            "bom-ref": f"page:{file}",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:npm/{name}@{version}",
+            "hashes": [{"alg": "SHA-256", "content": digest}],
+            "licenses": [{"license": {"id": licence}}],
+        }
 
 
 def models() -> Iterator[Component]:

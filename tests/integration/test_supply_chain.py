@@ -100,6 +100,8 @@ def test_the_bill_names_the_debian_packages_the_viewer_and_the_models(bills: dic
     assert {"orthanc", "orthanc-python", "orthanc-dicomweb", "orthanc-postgresql", "python3"} <= set(names["orthanc"])
     assert "libgomp1" in names["worker"]
     assert names["orthanc"]["app"]["version"] == ohif.VERSION
+    of_page = [each["bom-ref"] for each in bills["orthanc"]["components"] if each["bom-ref"].startswith("page:")]
+    assert sorted(of_page) == sorted(f"page:{path.name}" for path in (ROOT / "plugin/web/vendor").glob("*.mjs"))
     for name, model in installed_models(Settings()).items():
         (said,) = names["worker"][name]["properties"]
         assert said == {"name": "coread:digest", "value": model.digest()}
