@@ -103,12 +103,12 @@ def entries_of(chapter: dict[str, object]) -> Iterator[str]:
 # Threats -----------------------------------------------------------------------------------------------------------
 
 
-def tests_named_in(page: Path) -> list[tuple[str, str]]:
+def named_tests(page: Path) -> list[tuple[str, str]]:
     """Each link to a test: its name, and the file that it leads to."""
     return re.findall(r"\[(test_\w+)\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
 
 
-def tests_of(file: Path) -> set[str]:
+def defined_tests(file: Path) -> set[str]:
     """The names of the functions that pytest collects from a file."""
     return {
         each.name
@@ -119,8 +119,8 @@ def tests_of(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", DOCS, ids=name_of)
 def test_each_test_that_a_page_names_exists(page: Path) -> None:
-    named = tests_named_in(page)
-    files = {target: tests_of(page.parent / target) for _, target in named}
+    named = named_tests(page)
+    files = {target: defined_tests(page.parent / target) for _, target in named}
     assert [(name, target) for name, target in named if name not in files[target]] == []
 
 
