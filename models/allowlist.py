@@ -9,9 +9,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coread.errors import ConfigurationError
 from coread.models.inspection import regular_files
@@ -26,7 +26,7 @@ class Entry(BaseModel):
 
     name: str
     digest: Sha256
-    """Of the bundle as a whole, for people and for results; what is checked are the files."""
+    """Of the bundle as a whole, for people, for results and for ``models.allowed``; it is that of the files below."""
     files: Mapping[str, Sha256]
     """Path from the bundle's folder, with ``/`` → SHA-256. Every file of the bundle."""
     unsafe_weights: bool = False
@@ -35,6 +35,13 @@ class Entry(BaseModel):
     """Whether its compiled models may be run."""
     at: AwareDatetime
     """When it was approved."""
+
+    @model_validator(mode="after")
+    def _digest_is_of_the_files(self) -> Self:
+        """Results name the digest, and the settings may: an edited list must not make a bundle pass as another."""
+        if self.digest != digest_of(self.files):
+            raise ValueError("the digest is not that of the files")
+        return self
 
 
 class _File(BaseModel):

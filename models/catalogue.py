@@ -5,14 +5,16 @@ Light, like the manifest: the plugin asks it for names and versions.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import NoReturn
 
 from coread.alerts import check_alerts
 from coread.errors import ConfigurationError, UnknownModel
-from coread.models.allowlist import AllowList, Entry, digest_of
+from coread.models.allowlist import AllowList, Entry, digest_of, files_of
 from coread.models.manifest import MANIFEST_NAME, Manifest, load_manifest
 from coread.models.metadata import find_metadata
 from coread.models.tasks import channels_of, outputs_of, refusal_of
@@ -36,8 +38,13 @@ class State(StrEnum):
     """A person has approved it."""
     DISABLED = "disabled"
     """Nobody has approved it, or not any more."""
+    NOT_ALLOWED = "not allowed"
+    """The settings list the models that may run (``models.allowed``), and not this one."""
     BROKEN = "broken"
     """Its manifest or metadata cannot be used."""
+
+
+USABLE = (State.SHIPPED, State.ENABLED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,8 @@ class InstalledModel:
     """As the bundle states it; of an approved one, with the beginning of its digest."""
     allowed: AllowList | None = None
     """Where its approval is looked up; None: it is shipped with Coread, and needs none."""
+    digests: AbstractSet[str] | None = None
+    """Of which its own must be one, as the settings say (``models.allowed``); None: they do not say."""
 
     @property
     def name(self) -> str:
@@ -58,14 +67,24 @@ class InstalledModel:
     def digest(self) -> str:
         """SHA-256 over the names and contents of all files that decide what the model does."""
         entry = self.approval()
-        return entry.digest if entry else digest_of(dict(_hashes(self.folder)))
+        return entry.digest if entry else self.digest_now()
 
     def approval(self) -> Entry | None:
         """What a person has approved; None if it needs no approval.
 
-        Raises ConfigurationError if it was not approved, or a file is not the one that was.
+        Raises ConfigurationError if it was not approved, a file is not the one that was, or the settings do not allow
+        what is there now.
         """
-        return self.allowed.check(self.name, self.folder) if self.allowed else None
+        entry = self.allowed.check(self.name, self.folder) if self.allowed else None
+        if self.digests is not None:
+            found = entry.digest if entry else self.digest_now()
+            if refusal := refusal_by_digest(self.name, found, self.digests):
+                raise ConfigurationError(refusal)
+        return entry
+
+    def digest_now(self) -> str:
+        """The digest of the files as they are, approved or not. Raises ConfigurationError if one cannot be read."""
+        return digest_of(files_of(self.folder) if self.allowed else dict(_hashes(self.folder)))
 
     def check_still_approved(self, digest: str) -> None:
         """A look at the list only, for every job. Raises ConfigurationError if the files with this digest are not
@@ -96,6 +115,17 @@ def allow_list(settings: Settings) -> AllowList:
     return AllowList(settings.models_home / "allowed.json")
 
 
+def refusal_by_digest(name: str, digest: str, allowed: AbstractSet[str] | None) -> str | None:
+    """Why the settings do not let a model with this digest run; None if they do. ``allowed``: as in ``[models]``."""
+    if allowed is None or digest in allowed:
+        return None
+    listed = ", ".join(f"{each[:DIGEST_SHOWN]}…" for each in sorted(allowed)) or "none"
+    return (
+        f"{name}: expected a model whose digest is in models.allowed of the settings ({listed}), found {digest}; if it "
+        "may run here, add that digest there and restart Coread, else put back the files that were allowed"
+    )
+
+
 def packages(settings: Settings) -> list[Package]:
     """Every package that there is, in the order of their names; of two with the same name, the second is broken.
     Nothing of a package is executed.
@@ -104,7 +134,7 @@ def packages(settings: Settings) -> list[Package]:
     approved = {entry.name: entry.digest for entry in allowed.entries()}
     found: dict[str, Package] = {}
     for folder, is_shipped in _folders(settings):
-        package = _package(folder, None if is_shipped else allowed, approved)
+        package = _restricted(_package(folder, None if is_shipped else allowed, approved), approved, settings)
         if package.name in found:
             reason = f"{found[package.name].folder} is called {package.name} too; rename one of them"
             package = Package(name=str(folder), folder=folder, state=State.BROKEN, reason=reason)
@@ -118,13 +148,25 @@ def shipped_packages() -> list[Package]:
 
 
 def installed_models(settings: Settings) -> Mapping[str, InstalledModel]:
-    """Name → model, of those that may be used."""
-    usable = (State.SHIPPED, State.ENABLED)
-    return {each.name: each.model for each in packages(settings) if each.model and each.state in usable}
+    """Name → model, of those that may be used. Asked for another one by ``[]``, it says why that one may not be."""
+    return _Usable(packages(settings))
+
+
+class _Usable(dict[str, InstalledModel]):
+    def __init__(self, found: Sequence[Package]) -> None:
+        self._reasons = {package.name: package.reason for package in found}
+        super().__init__({each.name: each.model for each in found if each.model and each.state in USABLE})
+
+    def __missing__(self, name: str) -> NoReturn:
+        if reason := self._reasons.get(name):
+            raise UnknownModel(f"there is no model called {name} that may be used: {reason}")
+        raise KeyError(name)
 
 
 def find_model(name: str, models: Mapping[str, InstalledModel]) -> InstalledModel:
-    """The model called ``name``. Raises UnknownModel, which lists the names that there are."""
+    """The model called ``name``. Raises UnknownModel, which says why it may not be used, or lists the names that there
+    are.
+    """
     try:
         return models[name]
     except KeyError:
@@ -182,6 +224,20 @@ def _package(folder: Path, allowed: AllowList | None, approved: Mapping[str, str
         return Package(name=model.name, folder=folder, state=State.ENABLED, model=exact)
     reason = f"nobody has approved it; look at it and say `coread models enable {model.name}`"
     return Package(name=model.name, folder=folder, state=State.DISABLED, reason=reason, model=model)
+
+
+def _restricted(package: Package, approved: Mapping[str, str], settings: Settings) -> Package:
+    """The package, if it is among those that the settings allow; else one that says that it is not.
+
+    Of an approved one the files are not looked at here, only when it is to run.
+    """
+    if settings.models.allowed is None or package.model is None or package.state not in USABLE:
+        return package
+    model = replace(package.model, digests=settings.models.allowed)
+    found = approved[package.name] if model.allowed else model.digest_now()
+    refusal = refusal_by_digest(package.name, found, settings.models.allowed)
+    state, reason = (State.NOT_ALLOWED, refusal) if refusal else (package.state, "")
+    return replace(package, model=model, state=state, reason=reason)
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, str]]:

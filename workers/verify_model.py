@@ -21,7 +21,7 @@ from coread.models.bundle.adapters import today
 from coread.models.bundle.configuration import find_configuration, read_configuration
 from coread.models.bundle.isolation import has_python
 from coread.models.bundle.trust import NO_TRUST
-from coread.models.catalogue import InstalledModel, State, find_model, installed_models
+from coread.models.catalogue import USABLE, InstalledModel, find_model, installed_models
 from coread.models.metadata import METADATA_SCHEMA, metadata_file
 from coread.models.runner import BundleRunner, choose_device
 from coread.settings import Settings
@@ -63,7 +63,7 @@ def verify_model(name: str, settings: Settings) -> list[Check]:
     Raises ConfigurationError if there is no such model.
     """
     package = find_package(name, settings)
-    if package.model is None or package.state is State.DISABLED:
+    if package.model is None or package.state not in USABLE:
         return [Check(verdict="failed", what="approved, and its manifest in order", found=package.reason)]
     _quiet()
     checks = list(_on_paper(package.model))

@@ -78,11 +78,11 @@ class HowItRuns(NamedTuple):
 
 
 def _how_it_runs(package: "Package", settings: "Settings") -> HowItRuns:
-    from coread.models.catalogue import allow_list
+    from coread.models.catalogue import USABLE, allow_list
     from coread.models.forward.engines import EAGER
     from coread.models.prepared import NotPrepared, cpu_name, read
 
-    if package.model is None or package.state not in ("shipped", "enabled"):
+    if package.model is None or package.state not in USABLE:
         return HowItRuns()
     approved = {entry.name: entry.digest for entry in allow_list(settings).entries()}  # files are not looked at here
     digest = approved[package.name] if package.model.allowed else package.model.digest()
@@ -115,12 +115,13 @@ def show(context: click.Context, name: str, as_json: bool) -> None:  # noqa: FBT
     found = inspect_bundle(package.folder) if package.state != "shipped" else None
     manifest = package.model.manifest.model_dump(mode="json") if package.model else {}
     runs = _how_it_runs(package, settings)
+    row = {**_row(package), "digest": package.model.digest_now() if package.model else ""}
     if as_json:
         executes = asdict(found) if found else None
-        said = {**_row(package), **runs._asdict(), "manifest": manifest, "executes": executes}
+        said = {**row, **runs._asdict(), "manifest": manifest, "executes": executes}
         click.echo(json.dumps(said, indent=2))
         return
-    for key, value in {**_row(package), "network": runs.network}.items():
+    for key, value in {**row, "network": runs.network}.items():
         if value:
             click.echo(f"{key + ':':10}{value}")
     for what in runs.transforms:

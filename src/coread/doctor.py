@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from coread import ohif
 from coread.check import Check, Verdict
 from coread.errors import ConfigurationError, CoreadError
-from coread.models.catalogue import InstalledModel, check_routes, installed_models
+from coread.models.catalogue import InstalledModel, State, check_routes, installed_models, packages
 from coread.orthanc_process import find_plugin, plugins
 from coread.routes import check_keywords
 from coread.settings import Settings
@@ -76,6 +76,10 @@ def _libraries(_settings: Settings) -> Iterator[Check]:
 
 
 def _models(settings: Settings) -> Iterator[Check]:
+    for package in packages(settings):
+        if package.state is State.NOT_ALLOWED:
+            remedy = 'nothing, if it is not to run here; docs/models.md, "Only certain models"'
+            yield Check(what=f"model {package.name}", verdict=Verdict.OPTIONAL, found=package.reason, remedy=remedy)
     try:
         models = installed_models(settings)
         check_routes(settings, models)

@@ -15,7 +15,7 @@ import httpx
 
 from coread.errors import ConfigurationError
 from coread.models.allowlist import digest_of, files_of
-from coread.models.catalogue import Package, State, allow_list, load_model, packages
+from coread.models.catalogue import Package, State, allow_list, load_model, packages, refusal_by_digest
 from coread.models.draft import draft_manifest
 from coread.models.inspection import inspect_bundle
 from coread.models.manifest import MANIFEST_NAME, load_manifest
@@ -114,7 +114,8 @@ def enable(
 ) -> None:
     """Approve a package as it is now; ``seen``: its files when it was shown to a person.
 
-    Raises ConfigurationError if it is broken, has changed since, or has what is not allowed.
+    Raises ConfigurationError if it is broken, has changed since, has what is not allowed, or is not among the models
+    that the settings allow.
     """
     model = package.model or load_model(package.folder, allowed=None)
     found = inspect_bundle(package.folder)
@@ -126,6 +127,8 @@ def enable(
     files = files_of(package.folder)
     if seen is not None and files != seen:
         raise ConfigurationError(f"{package.name}: files were changed while they were shown; look at them once more")
+    if refusal := refusal_by_digest(model.name, digest_of(files), settings.models.allowed):
+        raise ConfigurationError(refusal)
     allow_list(settings).allow(
         model.name, digest_of(files), files=files, unsafe_weights=unsafe_weights, torchscript=torchscript, at=at
     )

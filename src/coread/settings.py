@@ -158,7 +158,7 @@ class ResultSettings(Section):
 
 
 class ModelSettings(Section):
-    """``[models]``: where models are found."""
+    """``[models]``: where models are found, and which may run."""
 
     home: Path | None = None
     """Where added models live, and the list of those that are approved; by default `models` in the data folder."""
@@ -166,6 +166,9 @@ class ModelSettings(Section):
     """Folders with further model packages, beside those that Coread ships and those that `coread models add` took."""
     queues: dict[str, Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]] = Field(default_factory=dict)
     """Model → the queue of its jobs; by default `gpu`, which a worker without a GPU takes from as well."""
+    allowed: frozenset[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
+    """Digests (SHA-256) of the models that may run, whoever has approved them and whether or not Coread ships them; by
+    default every model that it ships or that was approved."""
 
 
 class ArchivistSettings(Section):
@@ -461,10 +464,11 @@ def load_settings(file: Path | None = None) -> Settings:
             "viewer_folder": base / settings.viewer_folder.expanduser() if settings.viewer_folder else None,
             "audit": settings.audit.based_on(base),
             "dicom_tls": settings.dicom_tls.based_on(base),
-            "models": ModelSettings(
-                home=base / settings.models.home.expanduser() if settings.models.home else None,
-                folders=tuple(base / folder.expanduser() for folder in settings.models.folders),
-                queues=settings.models.queues,
+            "models": settings.models.model_copy(
+                update={
+                    "home": base / settings.models.home.expanduser() if settings.models.home else None,
+                    "folders": tuple(base / folder.expanduser() for folder in settings.models.folders),
+                }
             ),
         }
     )

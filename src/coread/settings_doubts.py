@@ -100,6 +100,7 @@ def _in_the_clear(settings: Settings) -> Iterator[Check]:
         url = getattr(each, "url", "")
         if url.startswith("http://") and not is_here(_host(url)):
             yield _doubt(what, "https", "http to another machine", "use its https URL")
+    yield from _told_in_the_clear(settings)
     broker = settings.broker.url.get_secret_value() if settings.broker.url else ""
     if broker.startswith(("redis://", "amqp://")) and not is_here(_host(broker)):
         remedy = "use rediss:// or amqps://, or a network of its own: who may write there can ring workers"
@@ -107,6 +108,18 @@ def _in_the_clear(settings: Settings) -> Iterator[Check]:
     if settings.orthanc.remote_access:
         found = "orthanc.remote_access, and Orthanc cannot speak TLS"
         yield _doubt("orthanc.remote_access", "a proxy with TLS in front", found, "see docs/security.md")
+
+
+def _told_in_the_clear(settings: Settings) -> Iterator[Check]:
+    """Findings that leave for another machine such that they can be read, and changed, on the way."""
+    for each in settings.webhook:
+        if each.url.startswith("http://") and not is_here(_host(each.url)):
+            yield _doubt(f"webhook {each.name}", "https", "http to another machine", "use its https URL")
+    host = settings.notify.smtp_host
+    if host is not None and settings.notify.smtp_security == "none" and not is_here(host):
+        yield _doubt(
+            "notify.smtp_security", "starttls or tls", "none, to another machine", "have the mail server take TLS"
+        )
 
 
 def _waits(settings: Settings) -> Iterator[Check]:

@@ -31,6 +31,9 @@ proxy_user_header = "Remote-User"
 proxy_roles_header = "Remote-Groups"
 proxy_roles = { radiologists = "reviewer" }
 hosts = ["reader.hospital.example"]
+[access.users.mona]
+role = "monitor"
+password = "mona-secret"
 [access.users.ruth]
 password = "ruth-secret"
 [access.users.vera]
@@ -51,6 +54,7 @@ dicom_port = 0
 processes = 0
 """
 LOGINS = {
+    Role.MONITOR: ("mona", "mona-secret"),
     Role.READER: ("ruth", "ruth-secret"),
     Role.REVIEWER: ("vera", "vera-secret"),
     Role.ADMIN: ("adam", "adam-secret"),
@@ -64,14 +68,29 @@ def test_routes_and_roles_are_known(routes: dict[str, dict[str, Role]]) -> None:
     """Nobody changes anything without being a reviewer, and what is for admins stays so."""
     changing = {(path, method): role for path, of in routes.items() for method, role in of.items() if method != "GET"}
     assert len(changing) >= 5
-    assert [what for what, role in changing.items() if role is Role.READER] == []
+    assert [what for what, role in changing.items() if role in (Role.MONITOR, Role.READER)] == []
+    assert {path for path, of in routes.items() if Role.MONITOR in of.values()} == {
+        "/coread/health",
+        "/coread/health/live",
+        "/coread/health/ready",
+        "/coread/metrics",
+    }
     assert routes["/coread/audit"] == {"GET": Role.ADMIN}
     assert routes["/coread/ledger/([a-z_]+)"] == {"POST": Role.ADMIN}
 
 
+@pytest.mark.parametrize(
+    "path", ["archive/runs", "audit", "health", "jobs", "metrics", "openapi\\.json", "ui", "worklist"]
+)
+def test_the_routes_that_are_tried_are_all_that_there_are(routes: dict[str, dict[str, Role]], path: str) -> None:
+    """The fixture itself looks that nothing was registered beside the gate."""
+    assert f"/coread/{path}" in routes
+    assert "/dicom-web/workitems" in routes
+
+
 @pytest.fixture
 def routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Role]]:
-    """Path → method → role of all that the plugin registers when it starts."""
+    """Path → method → role of all that the plugin registers when it starts, in whatever way."""
     (tmp_path / "coread.toml").write_text(OPEN.format(more=""))
     monkeypatch.setenv("COREAD_CONFIG", str(tmp_path / "coread.toml"))
     monkeypatch.setattr("sys.setswitchinterval", lambda _seconds: None)
@@ -82,7 +101,10 @@ def routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[st
         return gates[0]
 
     monkeypatch.setattr(service, "Gate", remember)
-    service.start(OrthancAtStart())
+    orthanc = OrthancAtStart()
+    service.start(orthanc)
+    assert [path for path, _callback in orthanc.registered] == list(gates[0].routes), "each through the gate"
+    assert orthanc.filters == 1
     return {path: dict(of) for path, of in gates[0].routes.items()}
 
 
@@ -90,6 +112,15 @@ class OrthancAtStart(SimpleNamespace):
     """Takes what the plugin registers, and never starts."""
 
     HttpMethod = SimpleNamespace(GET=1, POST=2, PUT=3, DELETE=4)
+
+    def __init__(self) -> None:
+        super().__init__(registered=[], filters=0)
+
+    def RegisterRestCallback(self, path: str, callback: Callable[..., None]) -> None:  # noqa: N802
+        self.registered.append((path, callback))
+
+    def RegisterIncomingHttpRequestFilter(self, _filter: Callable[..., bool]) -> None:  # noqa: N802
+        self.filters += 1
 
     def GetConfiguration(self) -> str:  # noqa: N802  # Orthanc's name
         return "{}"
@@ -354,4 +385,11 @@ def test_an_orthanc_that_asks_nobody_cannot_tell_people_apart(tmp_path: Path, mo
 def test_passwords_are_written_where_only_the_owner_reads_them(guarded: Supervisor) -> None:
     path = guarded.settings.data_folder / "orthanc.json"
     assert path.stat().st_mode & 0o077 == 0
-    assert set(json.loads(path.read_text())["RegisteredUsers"]) == {"coread", "coread-proxy", "ruth", "vera", "adam"}
+    assert set(json.loads(path.read_text())["RegisteredUsers"]) == {
+        "coread",
+        "coread-proxy",
+        "mona",
+        "ruth",
+        "vera",
+        "adam",
+    }

@@ -62,9 +62,11 @@ WORDS = "Left ventricular ejection fraction by MR 21.4 %"
 
 
 class Receiver:
-    """A webhook's receiver. ``statuses``: what it answers, the last one from then on."""
+    """A webhook's receiver. ``statuses``: what it answers, the last one from then on. ``leads_to``: another's URL."""
 
-    def __init__(self, statuses: Sequence[int] = (204,), *, port: int = 0, hangs: bool = False) -> None:
+    def __init__(
+        self, statuses: Sequence[int] = (204,), *, port: int = 0, hangs: bool = False, leads_to: str = ""
+    ) -> None:
         self.received: list[tuple[dict[str, str], bytes]] = []
         self._statuses = list(statuses)
         self.let_go = threading.Event()
@@ -78,6 +80,8 @@ class Receiver:
                     outer.let_go.wait()
                 status = outer._statuses.pop(0) if len(outer._statuses) > 1 else outer._statuses[0]
                 self.send_response(status)
+                if leads_to:
+                    self.send_header("Location", leads_to)
                 self.end_headers()
 
             def log_message(self, *_arguments: Any) -> None:
@@ -162,6 +166,17 @@ def test_a_webhook_is_told_what_was_found_with_a_signature_that_it_can_check() -
     at, signature = (part.partition("=")[2] for part in headers["Coread-Signature"].split(","))
     assert int(at) == int(NOW.timestamp())
     assert signature == hmac.new(SECRET.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+def test_a_webhook_cannot_send_its_message_elsewhere() -> None:
+    with (
+        Receiver() as elsewhere,
+        Receiver([307], leads_to=elsewhere.url) as receiver,
+        pytest.raises(NotTold, match="307"),
+    ):
+        post(notice(), webhook=webhook(receiver.url), settings=NotifySettings(), clock=lambda: NOW)
+    assert len(receiver.received) == 1
+    assert elsewhere.received == []
 
 
 @pytest.mark.parametrize("status", [301, 400, 500])

@@ -231,5 +231,15 @@ def test_the_plugins_group_has_all_that_the_plugin_imports() -> None:
     of_module = packages_distributions()
     imported = {canonicalize_name(each) for name in json.loads(done.stdout) for each in of_module.get(name, ())}
     # What others import where it is there, and do without where it is not.
-    optional = {"attrs", "backports-tarfile", "cffi", "colorama", "cryptography", "greenlet", "pycparser", "setuptools"}
+    optional = {
+        "attrs",
+        "backports-tarfile",
+        "cffi",
+        "colorama",
+        "cryptography",
+        "greenlet",
+        "msgpack",
+        "pycparser",
+        "setuptools",
+    }
     assert imported - known - optional == set()

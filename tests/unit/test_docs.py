@@ -1,5 +1,6 @@
 """The documentation says what there is, its links lead somewhere, and its snippets are understood."""
 
+import ast
 import re
 import shlex
 import tomllib
@@ -97,6 +98,40 @@ def entries_of(chapter: dict[str, object]) -> Iterator[str]:
             yield entry
         elif isinstance(entry, list):
             yield from chain.from_iterable(map(entries_of, entry))
+
+
+# Threats -----------------------------------------------------------------------------------------------------------
+
+
+def named_tests(page: Path) -> list[tuple[str, str]]:
+    """Each link to a test: its name, and the file that it leads to."""
+    return re.findall(r"\[(test_\w+)\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+
+
+def defined_tests(file: Path) -> set[str]:
+    """The names of the functions that pytest collects from a file."""
+    return {
+        each.name
+        for each in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(each, ast.FunctionDef) and each.name.startswith("test_")
+    }
+
+
+@pytest.mark.parametrize("page", DOCS, ids=name_of)
+def test_each_test_that_a_page_names_exists(page: Path) -> None:
+    named = named_tests(page)
+    files = {target: defined_tests(page.parent / target) for _, target in named}
+    assert [(name, target) for name, target in named if name not in files[target]] == []
+
+
+def test_each_threat_has_a_test_or_says_that_it_has_none() -> None:
+    """Each entry begins with the threat in bold; what no test shows is said to remain, or to be so on purpose."""
+    page = (ROOT / "docs/threats.md").read_text(encoding="utf-8").partition("## DICOM")[2]
+    entries = [entry for chapter in page.split("\n## ") for entry in chapter.split("\n- **")[1:]]
+    assert len(entries) >= 40
+    silent = [entry for entry in entries if "](../tests/" not in entry]
+    assert [entry for entry in silent if "*Remains:*" not in entry and "Nothing keeps" not in entry] == []
+    assert len(silent) <= 1
 
 
 # The reference that is made from the code ---------------------------------------------------------------------------

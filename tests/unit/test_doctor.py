@@ -22,6 +22,7 @@ from tests.unit.test_metrics import a_report
 
 PACS = {"name": "pacs", "protocol": "dimse", "host": "pacs", "port": 104, "aet": "PACS"}
 WEB = {"name": "web", "protocol": "stow", "url": "http://pacs.example/dicom-web"}
+PAGER = {"name": "pager", "url": "http://pager.example/coread", "secret": "a secret of many characters"}
 VNA = {"name": "vna", "protocol": "dicomweb", "url": "http://vna.example/dicom-web"}
 ARCHIVE = {"name": "archive", "protocol": "dimse", "host": "archive", "aet": "ARCHIVE"}
 SCANNER = {"name": "mr", "host": "mr", "aet": "MR1"}
@@ -52,6 +53,12 @@ def test_the_default_settings_go_together() -> None:
         ({"worker": {"queues": ["typo"]}}, "worker.queues", Verdict.WRONG),
         ({"intake": {"min_free_gb": 0}}, "intake.min_free_gb", Verdict.OPTIONAL),
         ({"source": [VNA]}, "source vna", Verdict.OPTIONAL),
+        ({"webhook": [PAGER]}, "webhook pager", Verdict.OPTIONAL),
+        (
+            {"notify": {"smtp_host": "mail", "smtp_security": "none", "sender": "a@b.example"}},
+            "notify.smtp_security",
+            Verdict.OPTIONAL,
+        ),
         ({"source": [ARCHIVE], "sender": [SCANNER]}, "source archive", Verdict.WRONG),
         (
             {"orthanc": {"password": "long enough it is"}, "access": {"users": {"vera": {"role": "reviewer"}}}},

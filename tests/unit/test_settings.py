@@ -27,11 +27,14 @@ def test_without_a_file_everything_has_a_default(tmp_path: Path, monkeypatch: py
 
 
 def test_relative_folders_are_taken_from_the_file(tmp_path: Path) -> None:
-    text = 'data_folder = "here"\n[models]\nfolders = ["mine"]\n[audit]\nca_file = "ca.pem"\n'
+    text = (
+        f'data_folder = "here"\n[models]\nfolders = ["mine"]\nallowed = ["{"a" * 64}"]\n[audit]\nca_file = "ca.pem"\n'
+    )
     settings = load_settings(write(tmp_path, text))
     assert settings.audit.credentials() == Credentials(ca_file=tmp_path / "ca.pem")
     assert settings.data_folder == tmp_path / "here"
     assert settings.models.folders == (tmp_path / "mine",)
+    assert settings.models.allowed == frozenset({"a" * 64}), "nothing else of the section gets lost"
 
 
 def test_a_folder_of_secrets_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
