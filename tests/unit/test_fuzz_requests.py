@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coread import __version__
 from coread.job import JobState
 from coread.ledger import Ledger
 from coread.plugin.answers import asked_newest, asked_rows
@@ -217,8 +218,8 @@ def test_the_desk_answers_whatever_a_worker_says(rest: Rest, operation: str, arg
     ("operation", "arguments"),
     [
         ("cancel", {"job_id": 10**400, "by": ""}),
-        ("claim", {"worker": "w", "queues": None, "lease_s": 1e300}),
-        ("claim", {"worker": "w", "queues": None, "lease_s": float("nan")}),
+        ("claim", {"worker": "w", "queues": None, "lease_s": 1e300, "version": __version__}),
+        ("claim", {"worker": "w", "queues": None, "lease_s": float("nan"), "version": __version__}),
         ("history", {"job_id": {"a": 1}}),
         ("job", {"job_id": ["gpu"]}),
         ("look_ahead", {"worker": "w", "queues": "w"}),
