@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coread import __version__
@@ -253,6 +253,7 @@ UIDS = st.sampled_from([uid_of_job("a"), "1.2.3", GLOBAL, FILTERED, "1..2", "0" 
 
 @searching(40)
 @given(uid=UIDS, dataset=DATASETS, other=DATASETS)
+@example(uid="1.2.3", dataset={"00741000": {"vr": ["CS"], "Value": []}}, other={})
 def test_a_workitem_is_created_changed_and_cancelled_or_refused(
     rest: Rest, uid: str, dataset: dict[str, Any], other: dict[str, Any]
 ) -> None:
