@@ -1,6 +1,7 @@
 """What every result says of itself: its patient and study, its series, its maker; nothing taken from the clock."""
 
 import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -150,6 +151,14 @@ def complete_header(dataset: Dataset, source: Dataset, identity: ResultIdentity,
         f"Model digest sha256:{identity.digest}; job {identity.job_id}. {identity.limits}"
     )
     dataset.ContributingEquipmentSequence = DicomSequence([contribution])
+
+
+def made_at(dataset: Dataset) -> datetime | None:
+    """The moment that ``complete_header`` has written into one of our objects; None if there is none to be read."""
+    for item in dataset.get("ContributingEquipmentSequence", []):
+        with suppress(ValueError):
+            return datetime.strptime(str(item.get("ContributionDateTime", "")), "%Y%m%d%H%M%S.%f%z")
+    return None
 
 
 def say_body_part(dataset: Dataset, source: Dataset) -> None:

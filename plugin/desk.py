@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from coread import __version__
+from coread.audit.event import printable
+from coread.errors import ConfigurationError
 from coread.job import JobState, Priority
 from coread.ledger import Ledger
 from coread.plugin.answers import answer
@@ -34,6 +37,7 @@ def register_desk(gate: Gate, ledger: Ledger) -> None:
         answers={
             200: says("what the operation gives", Record(fields={"answer": ANY})),
             400: "there is no such operation, or it takes other arguments",
+            409: "the worker is of another version than the plugin, and gets no job",
         },
     )
     def operate(output: Any, _url: str, **request: Any) -> None:
@@ -47,6 +51,8 @@ def register_desk(gate: Gate, ledger: Ledger) -> None:
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             what = f"cannot do {name} with these arguments ({type(error).__name__}); plugin and worker must be equal"
             answer(output, {"error": what}, status=400)
+        except ConfigurationError as error:
+            answer(output, {"error": str(error)}, status=409)
         else:
             answer(output, {"answer": given})
 
@@ -69,8 +75,9 @@ def _or_none(fits: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or fits(value)
 
 
+_TEXTS = ("by", "clerk", "instance", "priority", "reason", "review_id", "state", "version", "worker")
 KINDS: Mapping[str, Callable[[object], bool]] = {
-    **dict.fromkeys(("by", "clerk", "instance", "priority", "reason", "review_id", "state", "worker"), _is_text),
+    **dict.fromkeys(_TEXTS, _is_text),
     **dict.fromkeys(("job_id", "model", "since", "study_instance_uid"), _or_none(_is_text)),
     **dict.fromkeys(("job_ids", "queues"), _or_none(_is_list_of_texts)),
     **dict.fromkeys(("lease_s", "wait_s"), _is_duration),
@@ -90,6 +97,12 @@ def _check(arguments: Any) -> None:
 
 
 def _claim(ledger: Ledger, arguments: Arguments, now: datetime) -> Any:
+    # At each claim: a worker that was there before the plugin was upgraded has asked for its version long ago.
+    if arguments["version"] != __version__:
+        raise ConfigurationError(
+            f"expected a worker of Coread {__version__}, as the plugin is, found one of "
+            f"{printable(arguments['version'])}; install the same version on the worker's machine, and start it again"
+        )
     lease = timedelta(seconds=arguments["lease_s"])
     job = ledger.claim(worker=arguments["worker"], queues=arguments["queues"], at=now, lease=lease)
     return None if job is None else job.as_json()

@@ -365,7 +365,7 @@ def _failure_of(part: Callable[[], None]) -> str:
     """Do it, and say what it has met that kept it; nothing if all went well."""
     try:
         part()
-    except TransientError as error:
+    except (TransientError, ConfigurationError) as error:
         logger().warning("intake waits", reason=str(error))
         return str(error)
     except Exception as error:  # noqa: BLE001  # the thread must outlive every surprise: a dead intake loses studies

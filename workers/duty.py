@@ -6,7 +6,7 @@ A broker that is away, or has lost what it held, costs so only the time until th
 import threading
 from typing import Protocol, Self
 
-from coread.errors import LedgerUnavailable
+from coread.errors import ConfigurationError, LedgerUnavailable
 from coread.logs import logger
 
 LOOK_EVERY_S = 10.0
@@ -22,7 +22,7 @@ class Runner(Protocol):
     def run_next(self) -> object | None:
         """Do a job, as far as nothing else can be begun. None if there is none to be had.
 
-        Raises LedgerUnavailable if the ledger cannot be asked.
+        Raises LedgerUnavailable if the ledger cannot be asked, ConfigurationError if it is of another version.
         """
 
 
@@ -73,6 +73,8 @@ class Duty:
             return self._runner.run_next() is not None
         except LedgerUnavailable as error:
             logger().warning("no job taken", reason=str(error))
+        except ConfigurationError as error:  # an upgrade has left this worker behind
+            logger().error("no job taken", reason=str(error))
         except Exception:  # noqa: BLE001  # without the thread that looks, a job whose bell was lost waits for ever
             logger().exception("no job taken")
         return False

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from coread.dicom_sr.feedback import Feedback, Found, Known, recognise
+from coread.dicom_sr.identity import possible_instances
 from coread.job import JobState
 from coread.ledger.desk import JobDesk
 from coread.workers.study import read_dicom
@@ -20,8 +21,11 @@ def known_results(ledger: JobDesk, study_instance_uid: str) -> Known:
     records = ledger.jobs(study_instance_uid=study_instance_uid)
     # What we wrote of a review may be answered in its turn.
     written = {uid: each.job_id for each in reviews for _, uid in each.objects}
+    # A ledger that was restored from a backup does not know which results were stored since: they are ours.
+    unknown = [record.job.job_id for record in records if not record.result]
+    possible = {uid: job_id for job_id in unknown for uid in possible_instances(job_id)}
     return Known(
-        by_instance=written | {uid: record.job.job_id for record in records for uid in record.result_uids},
+        by_instance=possible | written | {uid: record.job.job_id for record in records for uid in record.result_uids},
         by_tracking={uid: record.job.job_id for record in records for uid in record.result.get("tracking_uids", ())},
         found=[
             Found(

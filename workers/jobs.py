@@ -8,14 +8,16 @@ have the same UIDs, and what is not finished is taken up again when the lease ru
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
 from coread.archive import Archive, instances_with, withdraw
 from coread.dicom_sr.encode import ResultObject
+from coread.dicom_sr.header import made_at
 from coread.dicom_sr.identity import possible_instances
 from coread.errors import (
     ArchiveUnavailable,
@@ -51,6 +53,7 @@ from coread.workers.pipeline import (
     report,
 )
 from coread.workers.retry import RetryPolicy
+from coread.workers.scan import parsed
 from coread.workers.stopwatch import Stopwatch
 from coread.workers.study import Study, study_in_archive
 
@@ -153,6 +156,13 @@ def check_version(job: Job, model: InstalledModel) -> None:
             f"expected {job.model} {job.model_version}, found {model.version} on this worker; the study is "
             "settled again, for the version that the plugin has. Bring plugin and workers to the same version"
         )
+
+
+def stored_before(job: Job, others: Mapping[str, str]) -> dict[str, str]:
+    """Those of a study's other instances (Orthanc id → UID) that can only be this job's results."""
+    ours = {instance: uid for instance, uid in others.items() if uid.startswith("2.25.")}
+    possible = possible_instances(job.job_id) if ours else frozenset()  # seldom: to derive them takes milliseconds
+    return {instance: uid for instance, uid in ours.items() if uid in possible}
 
 
 def words_of(job: Job) -> Mapping[str, str]:
@@ -295,8 +305,22 @@ class JobRunner:
         return self._unless_refused(job, _fetch)
 
     def _finish(self, job: InHand) -> JobState:
-        refused = self._unless_refused(job, _report)
+        said_at = self._made_at(job.job, _present(job.study))
+        refused = self._unless_refused(job, lambda job: _report(job, said_at=said_at))
         return refused or self._store(job.hold, _present(job.reading), end=JobState.DONE, why=Why())
+
+    def _made_at(self, job: Job, study: Study) -> datetime:
+        """When the job's results are to say that they were made: what stands in the archive already has said so.
+
+        That is another time than the job's own only where the ledger was restored from a backup, and the job was done
+        in between: then it is done once more, and its objects, which others may have, must be the same again.
+        """
+        for instance in stored_before(job, study.others):
+            with suppress(InputError):
+                said = made_at(parsed(next(self._archive.files([instance])), instance, header_only=True))
+                if said is not None:
+                    return said
+        return job.created_at
 
     def _unless_refused(self, job: InHand, step: Callable[[InHand], None]) -> JobState | None:
         try:
@@ -311,7 +335,8 @@ class JobRunner:
         """End as refused; in the study itself too, if somebody may expect a reading of it."""
         if self._results.say_not_evaluated:
             try:
-                refusal = explain_refusal(study, runner, error, job_id=hold.job.job_id, created_at=hold.job.created_at)
+                said_at = self._made_at(hold.job, study)
+                refusal = explain_refusal(study, runner, error, job_id=hold.job.job_id, created_at=said_at)
             except Exception:  # noqa: BLE001  # the study was refused because something is wrong with it
                 logger().exception("that the study was not evaluated could not be written as a report")
             else:
@@ -320,10 +345,12 @@ class JobRunner:
 
     def _store(self, hold: Hold, reading: Reading | Refusal, *, end: JobState, why: Why) -> JobState:
         job = hold.job
-        if self._archive.study(job.orthanc_id).revision != job.revision:
+        study = self._archive.study(job.orthanc_id)
+        if study.revision != job.revision:
             raise StudyChanged("the study changed while it was read; it will be read as it is now")
         record = self._ledger.job(job.job_id)
-        was_begun_before = bool(record and record.result)
+        # A ledger that was restored from a backup does not know what was stored since.
+        was_begun_before = bool(record and record.result) or bool(stored_before(job, study.others))
         if not hold.start_storing(reading.summary):
             logger().info("job was withdrawn while it ran; nothing stored")
             return JobState.SUPERSEDED
@@ -441,13 +468,13 @@ def _infer(job: InHand) -> None:
     job.inferred = infer(fetched, _present(job.runner))
 
 
-def _report(job: InHand) -> None:
+def _report(job: InHand, *, said_at: datetime) -> None:
     inferred, job.inferred = _present(job.inferred), None
     reading = report(
         inferred,
         _present(job.runner),
         job_id=job.job.job_id,
-        created_at=job.job.created_at,
+        created_at=said_at,
         profiles=job.job.profiles,
     )
     pictures = _pictures(reading)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -46,6 +46,8 @@ class Study:
     """Where it lies, if it lies in a folder."""
     revision: str = ""
     """Which copies of the instances Orthanc holds, if it lies there."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """What is beside the source series, if it lies in Orthanc: Orthanc id of each instance → SOP Instance UID."""
     is_of_noise: bool = False
     """Whether nobody was imaged: then it matters not what is found, and where."""
 
@@ -67,6 +69,7 @@ def study_in_archive(archive: Archive, orthanc_id: str) -> Study:
         sop_instance_uids=frozenset(uid for series in study.sources for uid in series.instances.values()),
         series=[series_of(series) for series in study.sources if series.instances],
         revision=study.revision,
+        others=study.others,
     )
 
 

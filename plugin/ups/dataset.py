@@ -235,7 +235,8 @@ def _check(dataset: Any, *, depth: int, room: list[int]) -> None:
 
 
 def _check_attribute(tag: str, attribute: Any, *, depth: int, room: list[int]) -> None:
-    if not isinstance(attribute, dict) or attribute.get("vr") not in _VRS:
+    said = attribute.get("vr") if isinstance(attribute, dict) else None
+    if not isinstance(said, str) or said not in _VRS:  # a list, say, cannot be looked up
         raise BadRequest(f'{tag}: expected {{"vr": …, "Value": […]}} with a value representation of PS3.5')
     vr, values = attribute["vr"], attribute.get("Value", [])
     if vr in _BULK or "BulkDataURI" in attribute or "InlineBinary" in attribute:

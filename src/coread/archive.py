@@ -114,6 +114,17 @@ class ArchivedStudy:
         ]
 
     @property
+    def others(self) -> dict[str, str]:
+        """The instances that no model reads: Orthanc id → SOP Instance UID."""
+        read = {series.orthanc_id for series in self.sources}
+        return {
+            instance: uid
+            for series in self.series
+            if series.orthanc_id not in read
+            for instance, uid in series.instances.items()
+        }
+
+    @property
     def revision(self) -> str:
         """Which copies of which source instances are there: changes with each one that comes, or comes again."""
         return fingerprint_of(

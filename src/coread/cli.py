@@ -17,6 +17,7 @@ from coread import terminal, threads  # noqa: F401  # threads: before torch
 from coread.cli_alerts import alerts
 from coread.cli_archive import archive
 from coread.cli_audit import audit
+from coread.cli_backup import backup
 from coread.cli_bench import bench
 from coread.cli_deliveries import deliveries
 from coread.cli_doctor import doctor, health
@@ -302,6 +303,7 @@ coread.add_command(routes)
 coread.add_command(check_config)
 coread.add_command(deliveries)
 coread.add_command(audit)
+coread.add_command(backup)
 coread.add_command(alerts)
 coread.add_command(reviews)
 coread.add_command(bench)

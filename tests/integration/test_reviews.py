@@ -495,6 +495,26 @@ def test_a_verified_report_that_comes_back_counts_as_accepted_or_edited_by_what_
     assert (change["ours"], change["theirs"]) == (before, 12.5)
 
 
+def test_results_that_a_restored_ledger_does_not_know_are_not_taken_for_what_a_person_said(scene: Scene) -> None:
+    late = replace(scene.job, job_id="f" * 32, model="another that looks for the same")
+    of_late = replace(identity(late.job_id), created_at=NOW)
+    source = build_volume(scene.images)
+    stored = encode_findings(findings_in(source, 1, 2), source=source.as_source, identity=of_late)
+    arrived: dict[str, Any] = {"archive_identity": "orthanc", "last_change": 9, "at": scene.now}
+    scene.ledger.note_arrivals({scene.orthanc_id: 9}, **arrived)
+    for each in stored:
+        scene.arrives(each.dataset)
+    scene.work()
+    assert scene.ledger.reviews() == [], "whose they are is known when the study is complete"
+    (study,) = scene.ledger.arriving()
+    scene.ledger.settle(study, [scene.job, late], present_uids=scene.present, at=scene.now)
+    scene.work()
+    assert scene.ledger.reviews() == []
+    assert scene.ledger.claim_returned(clerk="c", at=scene.now + 60 * MINUTE, lease=MINUTE) is None, (
+        "they were looked at"
+    )
+
+
 def test_a_rejection_by_others_is_recognised_and_ours_is_not_counted_twice(scene: Scene) -> None:
     scene.say(Verdict.REJECTED)
     scene.work()

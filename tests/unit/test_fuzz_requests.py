@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from coread import __version__
 from coread.job import JobState
 from coread.ledger import Ledger
 from coread.plugin.answers import asked_newest, asked_rows
@@ -217,8 +218,8 @@ def test_the_desk_answers_whatever_a_worker_says(rest: Rest, operation: str, arg
     ("operation", "arguments"),
     [
         ("cancel", {"job_id": 10**400, "by": ""}),
-        ("claim", {"worker": "w", "queues": None, "lease_s": 1e300}),
-        ("claim", {"worker": "w", "queues": None, "lease_s": float("nan")}),
+        ("claim", {"worker": "w", "queues": None, "lease_s": 1e300, "version": __version__}),
+        ("claim", {"worker": "w", "queues": None, "lease_s": float("nan"), "version": __version__}),
         ("history", {"job_id": {"a": 1}}),
         ("job", {"job_id": ["gpu"]}),
         ("look_ahead", {"worker": "w", "queues": "w"}),
@@ -252,6 +253,7 @@ UIDS = st.sampled_from([uid_of_job("a"), "1.2.3", GLOBAL, FILTERED, "1..2", "0" 
 
 @searching(40)
 @given(uid=UIDS, dataset=DATASETS, other=DATASETS)
+@example(uid="1.2.3", dataset={"00741000": {"vr": ["CS"], "Value": []}}, other={})
 def test_a_workitem_is_created_changed_and_cancelled_or_refused(
     rest: Rest, uid: str, dataset: dict[str, Any], other: dict[str, Any]
 ) -> None:

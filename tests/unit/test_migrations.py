@@ -1,17 +1,33 @@
-"""A ledger of an older version is brought to this one's form with what stands in it."""
+"""A ledger of an older version is brought to this one's form with what stands in it; one of a later is refused."""
 
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import alembic.command
+import httpx
+import pytest
 import sqlalchemy as sa
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from coread.delivery import DeliveryState
+from coread.errors import ConfigurationError
+from coread.job import JobState
 from coread.ledger import ArrivingStudy, Ledger
 from coread.ledger.database import MIGRATIONS
-from tests.support import NOW
+from coread.ledger.remote import RemoteLedger
+from coread.plugin import desk
+from coread.workers.duty import Duty
+from tests.services import PostgreSQL
+from tests.support import NOW, a_job
+
+RESOURCES = Path(__file__).parents[1] / "resources"
 
 
 def test_studies_that_were_arriving_before_the_first_ledger_was_migrated_still_are(tmp_path: Path) -> None:
@@ -76,4 +92,255 @@ def test_deliveries_keep_what_they_hold_when_reviews_come_beside_them(tmp_path: 
     said: dict[str, Any] = {"kept": ["2.25.1"], "missing": [], "refused": {}}
     assert ledger.settle_commitment("2.25.9", **said, at=NOW, wait=lambda _attempts: timedelta(0))
     assert [each.state for each in ledger.deliveries()] == [DeliveryState.CONFIRMED]
+    ledger.close()
+
+
+# Every version, on both databases ----------------------------------------------------------------------------------
+
+CONFIG = Config()
+CONFIG.set_main_option("script_location", str(MIGRATIONS))
+REVISIONS = [script.revision for script in ScriptDirectory.from_config(CONFIG).walk_revisions()][::-1]
+AFTER = NOW + timedelta(hours=1)
+STATES = ("waiting", "running", "storing", "done", "failed")
+"""Of the jobs that stand in a ledger of an older version."""
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if request.param == "SQLite":
+        return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    schema = f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(server.url)
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(schema))
+    engine.dispose()
+    return f"{server.url}?options=-csearch_path%3D{schema}"
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[sa.Engine]:
+    """The database as nobody of ours opens it."""
+    engine = sa.create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+def make_ledger_of(revision: str, engine: sa.Engine) -> dict[str, list[dict[str, Any]]]:
+    """Tables as the version had them, with rows in each; what stands in them, by table."""
+    with engine.begin() as connection:
+        CONFIG.attributes["connection"] = connection
+        alembic.command.upgrade(CONFIG, revision)
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    with engine.begin() as connection:
+        for table in tables.sorted_tables:
+            if table.name not in ("alembic_version", "queue"):
+                connection.execute(sa.insert(table), [row_of(table, n, state) for n, state in enumerate(STATES, 1)])
+    return contents(engine)
+
+
+def row_of(table: sa.Table, number: int, state: str) -> dict[str, Any]:
+    """A row with a value in each column, of the job with this number."""
+    # What PostgreSQL numbers by itself must be, or else it would give the same numbers once more.
+    numbered = [column.name for column in table.primary_key if column.server_default is not None]
+    row = {column.name: value_of(column, number) for column in table.columns if column.name not in numbered}
+    if table.name == "job":
+        under_way = state in ("running", "storing")
+        row |= {
+            "state": state,
+            "queue": "gpu",
+            "priority": "routine",
+            "lease_until": NOW if under_way else None,
+            "worker": "w" if under_way else None,
+            "attempts": 1,
+            "silences": 0,
+            "result": {"sop_instance_uids": [f"2.25.{number}"]} if state in ("storing", "done") else sa.null(),
+        }
+    row |= {"from_state": "waiting", "to_state": "running"} if "to_state" in row else {}
+    row |= {"state": "sent"} if table.name in ("delivery", "delivery_object") else {}
+    return {name: value for name, value in row.items() if name in table.columns}
+
+
+WORDS = {
+    "priority": "routine",
+    "verdict": "accepted",
+    "source": "page",
+    "basis": "reference",
+    "copy": "ours",
+    "review_writing.state": "written",
+    "workitem.state": "SCHEDULED",
+    "workitem_change.state": "SCHEDULED",
+    "archive_run.state": "running",
+    "run_study.state": "due",
+    "notice.state": "due",
+    "notice.event": "raised",
+    "audit_event.kind": "job recorded",
+    "process.kind": "worker",
+}
+"""What stands in columns that take only certain words."""
+LISTS = ("profiles", "destinations", "results", "objects")
+
+
+def value_of(column: sa.Column[Any], number: int) -> Any:
+    kind = column.type
+    if isinstance(kind, sa.JSON) and column.nullable:
+        return sa.null()
+    if isinstance(kind, sa.JSON):
+        return ["ohif"] if column.name == "profiles" else [] if column.name in LISTS else {}
+    if isinstance(kind, sa.Boolean):
+        return False
+    if isinstance(kind, sa.DateTime):
+        return NOW
+    if isinstance(kind, sa.Integer | sa.Float):
+        return 1 if column.name == "cursor_id" and number == 1 else number
+    return WORDS.get(f"{column.table.name}.{column.name}", WORDS.get(column.name, str(number)))
+
+
+def contents(engine: sa.Engine) -> dict[str, list[dict[str, Any]]]:
+    """Table → its rows, as comparable values."""
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    with engine.connect() as connection:
+        return {
+            table.name: [
+                dict(row) for row in connection.execute(sa.select(table).order_by(*table.primary_key)).mappings()
+            ]
+            for table in tables.sorted_tables
+            if table.name != "alembic_version"
+        }
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_ledger_of_any_earlier_version_keeps_every_row_and_goes_on(
+    revision: str, url: str, engine: sa.Engine
+) -> None:
+    before = make_ledger_of(revision, engine)
+    ledger = Ledger(url)
+    ledger.migrate()
+    ledger.check_version()
+    after = contents(engine)
+    for table, rows in before.items():
+        kept = [{name: row[name] for name in rows[0]} for row in after[table]] if rows else after[table]
+        assert kept == rows, f"rows of {table} are not what they were"
+    assert {(record.job.job_id, record.state) for record in ledger.jobs()} == {
+        (str(number), state) for number, state in enumerate(STATES, start=1)
+    }
+    assert {study.orthanc_id for study in ledger.arriving()} == {"1", "2", "3", "4", "5"}
+    assert [event.to_state for event in ledger.history("4")] == [JobState.RUNNING]
+    assert taken_up(ledger) == {"1", "2", "3"}, "what waited, ran and was stored is done"
+    ledger.close()
+
+
+def taken_up(ledger: Ledger) -> set[str]:
+    """Ids of the jobs that workers get once the leases of those who had them are over."""
+    ledger.reclaim(at=AFTER, attempts=3)
+    ledger.queue_due(at=AFTER)
+    taken = set()
+    while job := ledger.claim(worker="new", at=AFTER, lease=timedelta(minutes=1)):
+        assert ledger.start_storing(job.job_id, worker="new", result={"sop_instance_uids": ["9"]}, at=AFTER)
+        assert ledger.finish(job.job_id, JobState.DONE, worker="new", result={"sop_instance_uids": ["9"]}, at=AFTER)
+        taken.add(job.job_id)
+    return taken
+
+
+def test_a_ledger_as_this_version_really_wrote_it_is_understood_by_the_next(tmp_path: Path) -> None:
+    """Each was dumped from a Coread of that version that had read studies (`python -m tests.ledger_fixture`)."""
+    fixtures = sorted(RESOURCES.glob("ledger-*.sql"))
+    assert fixtures
+    for fixture in fixtures:
+        path = tmp_path / f"{fixture.stem}.sqlite"
+        with closing(sqlite3.connect(path)) as plain:
+            plain.executescript(fixture.read_text(encoding="utf-8"))
+        ledger = Ledger(f"sqlite:///{path}")
+        ledger.migrate()
+        ledger.check_version()
+        states = {record.state for record in ledger.jobs()}
+        assert states >= {JobState.DONE, JobState.REFUSED, JobState.RUNNING}
+        (done,) = ledger.jobs(states=[JobState.DONE])
+        assert done.result["findings"]
+        assert done.result_uids
+        assert [event.to_state for event in ledger.history(done.job.job_id)][-1] is JobState.DONE
+        assert {delivery.state for delivery in ledger.deliveries()} == {DeliveryState.WAITING}
+        assert [review.verdict for review in ledger.reviews()] == ["accepted"]
+        assert len(ledger.audit()) > 4
+        (running,) = ledger.jobs(states=[JobState.RUNNING])
+        late = running.job.created_at + timedelta(days=1)
+        assert running.job.job_id in ledger.reclaim(at=late, attempts=3)
+        ledger.close()
+
+
+# Later than the program -------------------------------------------------------------------------------------------
+
+LATER = "9999"
+
+
+def bring_to_a_later_form(engine: sa.Engine) -> None:
+    """What the migration of a later version would write down."""
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :later"), {"later": LATER})
+
+
+def test_a_ledger_that_a_later_version_has_migrated_is_refused_and_left_as_it_is(url: str, engine: sa.Engine) -> None:
+    ledger = Ledger(url)
+    ledger.migrate()
+    bring_to_a_later_form(engine)
+    for ask in (ledger.migrate, ledger.check_version):
+        with pytest.raises(ConfigurationError, match=r"at version 9999, which is later than .* install the version"):
+            ask()
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == LATER
+    ledger.close()
+
+
+def test_whoever_an_upgrade_has_left_running_takes_nothing(url: str, engine: sa.Engine) -> None:
+    ledger = Ledger(url)
+    ledger.migrate()
+    ledger.note_arrivals({"study": 1}, archive_identity="orthanc", last_change=1, at=NOW)
+    (study,) = ledger.arriving()
+    ledger.settle(study, [a_job()], present_uids=(), at=NOW)
+    ledger.queue_due(at=NOW)
+    bring_to_a_later_form(engine)
+    with pytest.raises(ConfigurationError, match="later than this program's"):
+        ledger.claim(worker="old", at=NOW, lease=timedelta(minutes=1))
+    with pytest.raises(ConfigurationError, match="later than this program's"):
+        ledger.claim_delivery("pacs", courier="old", at=NOW, lease=timedelta(minutes=1))
+    with pytest.raises(ConfigurationError, match="later than this program's"):
+        ledger.attend_runs(archivist="old", at=NOW, lease=timedelta(minutes=1))
+    record = ledger.job("a")
+    assert record is not None
+    assert (record.state, record.attempts) == (JobState.QUEUED, 0)
+    ledger.close()
+
+
+def test_a_worker_that_is_behind_says_so_and_lives_on(capfd: pytest.CaptureFixture[str]) -> None:
+    class Behind:
+        def run_next(self) -> None:
+            raise ConfigurationError("install the same version")
+
+    duty = Duty(Behind())
+    duty.answer()
+    assert "install the same version" in "".join(capfd.readouterr())
+
+
+def test_a_worker_on_another_machine_that_is_behind_the_plugin_gets_no_job(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    ledger.migrate()
+    said: list[str] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        arguments = json.loads(request.content) | {"version": "0.0.1"}
+        try:
+            answer = desk.OPERATIONS[request.url.path.rpartition("/")[2]](ledger, arguments, NOW)
+        except ConfigurationError as error:
+            said.append(str(error))
+            return httpx.Response(409, json={"error": str(error)})
+        return httpx.Response(200, json={"answer": answer})
+
+    remote = RemoteLedger("http://nowhere", transport=httpx.MockTransport(respond))
+    with pytest.raises(ConfigurationError, match=r"found one of 0\.0\.1; install the same version"):
+        remote.claim(worker="old", queues=None, at=NOW, lease=timedelta(minutes=1))
+    assert said
+    remote.close()
     ledger.close()

@@ -86,13 +86,14 @@ class Fetched:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.others: dict[str, str] = {}
 
 
 class Archived:
     """An archive of studies that never change; storing is of no matter."""
 
     def study(self, orthanc_id: str) -> Any:
-        return SimpleNamespace(orthanc_id=orthanc_id, revision=a_job().revision, sources=[1], series=[])
+        return SimpleNamespace(orthanc_id=orthanc_id, revision=a_job().revision, sources=[1], series=[], others={})
 
     patients: tuple[str, ...] = ("one",)
     """Who has a study of this UID."""

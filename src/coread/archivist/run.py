@@ -120,7 +120,7 @@ class Archivist:
         while not self._stop.is_set():
             try:
                 self.step()
-            except LedgerUnavailable as error:
+            except (LedgerUnavailable, ConfigurationError) as error:  # the latter: an upgrade has left it behind
                 logger().warning("runs not looked after", reason=str(error))
             self._stop.wait(ATTEND_S)
         for conductor in self._conductors.values():

@@ -18,6 +18,7 @@ from coread.courier.transport import Parcel, Reference, Transport, parcel_of
 from coread.delivery import UNSURE, Delivery, DeliveryState, ObjectState
 from coread.errors import (
     ArchiveUnavailable,
+    ConfigurationError,
     CoreadError,
     DeliveryRefused,
     DestinationBusy,
@@ -83,7 +84,7 @@ class Lane:
             while not self._stop.is_set():
                 try:
                     wait_s = self.step()
-                except TransientError as error:
+                except (TransientError, ConfigurationError) as error:  # the latter: an upgrade has left it behind
                     logger().warning("deliveries wait", reason=str(error))
                     wait_s = BACK_OFF_S
                 except Exception:  # noqa: BLE001  # the thread must outlive every surprise: what it carries waits for it

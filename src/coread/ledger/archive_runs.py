@@ -19,7 +19,7 @@ from coread.errors import ConfigurationError
 from coread.job import JobState
 from coread.ledger.arrivals import FOR_RUN
 from coread.ledger.audit import write_audit
-from coread.ledger.database import Database, upsert
+from coread.ledger.database import Database, require_this_form, upsert
 from coread.ledger.jobs import JobRecord, record_of
 from coread.ledger.run_links import count, end_if_over, linked_jobs, move_study, share_copies
 from coread.ledger.tables import ARCHIVE_RUN, ARCHIVIST, ARRIVING, DELIVERY, JOB, RUN_JOB, RUN_STUDY
@@ -363,6 +363,7 @@ class ArchiveRuns(Database):
     def attend_runs(self, *, archivist: str, at: datetime, lease: timedelta) -> list[Run]:
         """The runs that are not over and that no other archivist attends: this one does, until ``lease`` from now."""
         with self._transaction() as connection:
+            require_this_form(connection)
             upsert(connection, ARCHIVIST, {"archivist": archivist}, {"seen_at": at})
             mine_or_free = sa.or_(
                 ARCHIVE_RUN.c.archivist == archivist,

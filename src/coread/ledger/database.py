@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -58,10 +59,14 @@ class Database:
         self._engine.dispose()
 
     def migrate(self) -> None:
-        """Bring the database's tables to this version's form. One process does it, before the others start."""
+        """Bring the database's tables to this version's form. One process does it, before the others start.
+
+        Raises ConfigurationError if a later version of the program has given them theirs: there is no way back.
+        """
         with self._transaction() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+            _require_known(_form_of(connection))
             config = _alembic_config()
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
@@ -69,13 +74,7 @@ class Database:
     def check_version(self) -> None:
         """Raises ConfigurationError unless the tables have this version's form."""
         with self._transaction() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-        expected = ScriptDirectory.from_config(_alembic_config()).get_current_head()
-        if found != expected:
-            raise ConfigurationError(
-                f"the ledger's tables are at version {found}, this program needs {expected}; start the plugin of this "
-                "program first (`coread up`, or Orthanc), which migrates them"
-            )
+            _require_this(_form_of(connection))
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -116,6 +115,43 @@ def upsert(
         else insert.on_conflict_do_nothing(index_elements=list(key))
     )
     connection.execute(statement)
+
+
+def require_this_form(connection: sa.Connection) -> None:
+    """Raises ConfigurationError unless the tables, which there are, have this version's form."""
+    _require_this(connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
+
+
+def _require_this(found: str | None) -> None:
+    expected = _forms()[0]
+    if found == expected:
+        return
+    _require_known(found)
+    raise ConfigurationError(
+        f"the ledger's tables are at version {found}, this program needs {expected}; start the plugin of this "
+        "program first (`coread up`, or Orthanc), which migrates them"
+    )
+
+
+def _require_known(found: str | None) -> None:
+    newest, *_ = forms = _forms()
+    if found is not None and found not in forms:
+        raise ConfigurationError(
+            f"the ledger's tables are at version {found}, which is later than this program's ({newest}): expected an "
+            "earlier one; install the version of Coread that they were last used with, or a later one, or restore the "
+            "backup from before the upgrade"
+        )
+
+
+def _form_of(connection: sa.Connection) -> str | None:
+    """Which migration the tables were brought to last; None: none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+@cache
+def _forms() -> tuple[str, ...]:
+    """All that this program knows, the newest first."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_alembic_config()).walk_revisions())
 
 
 def _engine(url: str) -> sa.Engine:

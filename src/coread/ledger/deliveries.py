@@ -23,7 +23,7 @@ from coread.delivery import (
 )
 from coread.job import STANDING, Job
 from coread.ledger.audit import audit_delivery
-from coread.ledger.database import Database
+from coread.ledger.database import Database, require_this_form
 from coread.ledger.tables import COMMITMENT, DELIVERY, DELIVERY_EVENT, DELIVERY_OBJECT, JOB, job_of
 
 LOST = "its courier fell silent"
@@ -93,6 +93,7 @@ class Deliveries(Database):
             .with_for_update(skip_locked=True)
         )
         with self._transaction() as connection:
+            require_this_form(connection)
             found = _deliveries(connection, query)
             if not found:
                 return None

@@ -19,7 +19,7 @@ from coread.audit.event import AuditKind, Sender
 from coread.job import ENDED, LEASED, OUTSIDE, STANDING, TRANSITIONS, Job, JobState, Priority
 from coread.ledger.arrivals import FOR_WORKITEM, ArrivingStudy, is_still, mark_arriving
 from coread.ledger.audit import audit_job, audit_move, audit_received, audit_withdrawn
-from coread.ledger.database import Database, upsert
+from coread.ledger.database import Database, require_this_form, upsert
 from coread.ledger.deliveries import is_to_be_delivered, open_deliveries, withdraw_deliveries
 from coread.ledger.raised import note_finding, priority_of_new
 from coread.ledger.reviews import hold_back_rejected
@@ -269,8 +269,13 @@ class Jobs(Database):
         lease: timedelta,
         patience: timedelta = BATCH_PATIENCE,
     ) -> Job | None:
-        """Take the most urgent job of ``queues`` (None: of all) for ``worker``; None if there is none."""
+        """Take the most urgent job of ``queues`` (None: of all) for ``worker``; None if there is none.
+
+        Raises ConfigurationError if the tables were given another form since this program began: a worker that an
+        upgrade has left running takes nothing.
+        """
         with self._transaction() as connection:
+            require_this_form(connection)
             for query in _most_urgent(connection, queues, worker=worker, at=at, patience=patience):
                 row = connection.execute(query.with_for_update(of=JOB, skip_locked=True)).mappings().one_or_none()
                 if row is None:

@@ -66,7 +66,8 @@ class RemoteLedger:
         self._ask("forget_process", name=name)
 
     def claim(self, *, worker: str, queues: Sequence[str] | None, at: datetime, lease: timedelta) -> Job | None:  # noqa: ARG002  # the plugin's clock counts
-        job = self._ask("claim", worker=worker, queues=_listed(queues), lease_s=lease.total_seconds())
+        asked = {"worker": worker, "queues": _listed(queues), "lease_s": lease.total_seconds()}
+        job = self._ask("claim", **asked, version=__version__)
         return None if job is None else Job.from_json(job)
 
     def look_ahead(self, *, worker: str, queues: Sequence[str] | None, at: datetime) -> Job | None:  # noqa: ARG002
@@ -232,6 +233,8 @@ class RemoteLedger:
 
     @staticmethod
     def _answer(response: httpx.Response) -> Any:
+        if response.status_code == httpx.codes.CONFLICT:
+            raise ConfigurationError(str(response.json().get("error", "")))
         try:
             return response.raise_for_status().json()
         except (httpx.HTTPStatusError, ValueError) as error:

@@ -19,7 +19,7 @@ from coread.ledger.audit import audit_job
 from coread.ledger.database import Database, upsert
 from coread.ledger.deliveries import REJECTED, open_review_deliveries, reopen_rejected, withdraw_deliveries
 from coread.ledger.raised import end_raises, note_finding
-from coread.ledger.tables import JOB, RETURNED, REVIEW, REVIEW_WRITING, job_of
+from coread.ledger.tables import ARRIVING, JOB, RETURNED, REVIEW, REVIEW_WRITING, job_of
 from coread.review import (
     Basis,
     Review,
@@ -274,10 +274,15 @@ class Reviews(Database):
             return len(noted)
 
     def claim_returned(self, *, clerk: str, at: datetime, lease: timedelta) -> ReturnedObject | None:
-        """Take an instance that came back and is to be looked at; None if there is none."""
+        """Take an instance that came back and is to be looked at; None if there is none.
+
+        While images of its study arrive, it waits: after a restored backup it may be the result of a job that is yet to
+        be recorded anew.
+        """
+        arriving = sa.select(ARRIVING.c.orthanc_id).where(~ARRIVING.c.stalled)
         query = (
             sa.select(RETURNED)
-            .where(*_is_due(RETURNED, at))
+            .where(*_is_due(RETURNED, at), RETURNED.c.orthanc_id.not_in(arriving))
             .order_by(RETURNED.c.not_before, RETURNED.c.instance)
             .limit(1)
         )
