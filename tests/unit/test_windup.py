@@ -1,23 +1,30 @@
-"""How studies of a run are wound up when something is odd with one of them."""
+"""How studies of a run are wound up when something is odd with one of them, or the run is cancelled."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from coread.archive_run import Copy, RunStudyState
+from coread.archive import Archive
+from coread.archive_run import Copy, RunState, RunStudyState
+from coread.archive_table import RunStore
+from coread.archivist.run import DEATHS, Conductor
 from coread.archivist.state import Attended
 from coread.archivist.windup import WindUp
-from coread.errors import CoreadError, NotDicom
+from coread.errors import ArchiveUnavailable, CoreadError, NotDicom
 from coread.job import JobState
 from coread.ledger import ArrivingStudy, Ledger
 from coread.ledger.arrivals import FOR_RUN
 from coread.ledger.run_links import RunLink
-from tests.archive_runs import MODELS, begin, run_of, take
+from coread.settings import Settings
+from coread.settings_sources import DimseSource
+from tests.archive_runs import ARCHIVIST, MODELS, begin, run_of, take
 from tests.support import NOW, a_job
+from tests.unit.test_lane import AWAY, BRINGER, UID, Scene, breaks_off
 
 
 @pytest.fixture
@@ -61,3 +68,134 @@ def test_one_odd_result_does_not_hold_up_the_run(ledger: Ledger, tmp_path: Path,
     assert study.state is RunStudyState.FAILED
     assert ("an odd result" in study.reason) is isinstance(error, CoreadError)
     assert ledger.jobs(states=[JobState.CANCELLED])
+
+
+# A run that is cancelled ----------------------------------------------------------------------------------------------
+
+LATER = timedelta(days=36500)
+"""After NOW, whatever the clock on the wall says."""
+
+
+@pytest.fixture
+def scene(ledger: Ledger, tmp_path: Path) -> Scene:
+    return Scene(ledger, tmp_path / "run")
+
+
+def cancelled(scene: Scene) -> WindUp:
+    """The run, cancelled, is wound up by this."""
+    assert scene.ledger.cancel_run("abc1", by="ada", at=NOW)
+    return WindUp(
+        Attended(run_of(scene.ledger, "abc1")),
+        ledger=scene.ledger,
+        archive=cast("Archive", scene.orthanc),
+        collector=cast("Any", None),
+        bringer=BRINGER,
+        clock=lambda: NOW + LATER,
+    )
+
+
+def is_over(scene: Scene, *, copy: Copy) -> bool:
+    """Whether the run has ended, with its study, and nobody is watched any more."""
+    run = run_of(scene.ledger, "abc1")
+    is_watched = scene.orthanc.held_now.is_alone(UID)
+    assert run.state is RunState.CANCELLED
+    found = (scene.study.state, scene.study.copy, run.ended_at is not None, is_watched)
+    return found == (RunStudyState.CANCELLED, copy, True, False)
+
+
+def test_what_came_of_a_study_goes_when_its_run_is_cancelled(scene: Scene) -> None:
+    scene.attempt(lambda: scene.orthanc.arrive("1"), breaks_off(AWAY))
+    assert scene.study.copy is Copy.OURS
+    wind_up = cancelled(scene)
+    assert wind_up.step()
+    assert scene.orthanc.instances == {}
+    assert is_over(scene, copy=Copy.UNKNOWN)
+    assert not wind_up.step()
+
+
+def test_what_somebody_else_sent_of_it_too_stays_when_its_run_is_cancelled(scene: Scene) -> None:
+    orthanc = scene.orthanc
+    scene.attempt(
+        lambda: orthanc.arrive("1", aet="CT_1", called="COREAD"), lambda: orthanc.arrive("1"), breaks_off(AWAY)
+    )
+    assert cancelled(scene).step()
+    assert list(orthanc.instances) == ["1"]
+    assert is_over(scene, copy=Copy.SHARED)
+    assert [each.last_change for each in scene.ledger.arriving()] == [0], "the routes see it"
+
+
+def test_what_may_be_somebody_elses_stays_when_its_run_is_cancelled(scene: Scene) -> None:
+    scene.attempt(lambda: scene.orthanc.arrive("1"), breaks_off(AWAY))
+    scene.orthanc.restart()
+    assert cancelled(scene).step()
+    assert list(scene.orthanc.instances) == ["1"]
+    assert is_over(scene, copy=Copy.SHARED)
+
+
+def test_what_another_run_is_at_is_left_to_it_when_a_run_is_cancelled(scene: Scene) -> None:
+    scene.attempt(lambda: scene.orthanc.arrive("1"), breaks_off(AWAY))
+    again = {"name": "again", "plan_digest": "abc2", "studies": [(UID, 2)], "by": "ada", "at": NOW}
+    terms = run_of(scene.ledger, "abc1").terms
+    scene.ledger.start_run("abc2", terms=terms, **again)  # type: ignore[arg-type]
+    scene.ledger.attend_runs(archivist=ARCHIVIST, at=NOW, lease=LATER)
+    other = take(scene.ledger, "abc2")
+    assert cancelled(scene).step()
+    assert list(scene.orthanc.instances) == ["1"]
+    assert (scene.study.state, scene.study.copy) == (RunStudyState.CANCELLED, Copy.UNKNOWN)
+    assert scene.orthanc.held_now.is_alone(UID), "the other run may need the watch"
+    assert scene.ledger.run_study("abc2", other.position) == other
+
+
+def test_it_goes_on_where_orthanc_was_away_when_its_run_is_cancelled(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.attempt(lambda: scene.orthanc.arrive("1"), breaks_off(AWAY))
+    wind_up = cancelled(scene)
+
+    def is_away(_orthanc_id: str) -> None:
+        raise ArchiveUnavailable("away")
+
+    with monkeypatch.context() as away:
+        away.setattr(scene.orthanc, "delete_study", is_away)
+        for _ in range(2):
+            with pytest.raises(ArchiveUnavailable):
+                wind_up.step()
+    assert wind_up.step()
+    assert scene.orthanc.instances == {}
+    assert is_over(scene, copy=Copy.UNKNOWN)
+
+
+def killed_in_retrieval(scene: Scene, tmp_path: Path) -> Conductor:
+    """The archivist that takes over from one that was killed while it retrieved a study, of which a part has come."""
+    study = take(scene.ledger, "abc1")
+    scene.ledger.note_copy(study, Copy.OURS)
+    scene.orthanc.watch(UID, aet="PACS")
+    scene.orthanc.arrive("1")
+    source = DimseSource(name="pacs", protocol="dimse", aet="PACS", host="h", move_to="RUNS")
+    settings = Settings(source=(source,), data_folder=tmp_path)
+    return Conductor(run_of(scene.ledger, "abc1"), settings=settings, ledger=scene.ledger, archivist=ARCHIVIST)
+
+
+def test_what_an_archivist_had_begun_that_was_killed_goes_when_its_run_is_cancelled(
+    scene: Scene, tmp_path: Path
+) -> None:
+    conductor = killed_in_retrieval(scene, tmp_path)
+    wind_up = cancelled(scene)
+    with RunStore(tmp_path / "run") as store:
+        conductor._take_over(store, None, cast("Archive", scene.orthanc))
+    assert wind_up.step()
+    assert scene.orthanc.instances == {}
+    assert is_over(scene, copy=Copy.UNKNOWN)
+
+
+def test_what_came_of_a_study_of_which_archivists_die_goes_with_the_last_of_them(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor = killed_in_retrieval(scene, tmp_path)
+    monkeypatch.setattr("coread.archivist.run.DEATHS", 0)
+    assert DEATHS > 0
+    with RunStore(tmp_path / "run") as store:
+        conductor._take_over(store, None, cast("Archive", scene.orthanc))
+    assert (scene.study.state, scene.study.copy) == (RunStudyState.FAILED, Copy.UNKNOWN)
+    assert scene.orthanc.instances == {}
+    assert not scene.orthanc.held_now.is_alone(UID)

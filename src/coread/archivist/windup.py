@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from coread.archive import HELD_S, Archive
 from coread.archive_run import Copy, RunState, RunStudy, RunStudyState
 from coread.archivist.collect import Collector
-from coread.archivist.removal import remove_copy
+from coread.archivist.removal import clear_away, remove_copy, unwatch
 from coread.archivist.state import Attended
 from coread.copies import Bringer
 from coread.errors import ConfigurationError, CoreadError, TransientError
@@ -42,6 +42,8 @@ class WindUp:
         self._collector = collector
         self._bringer = bringer
         self._clock = clock
+        self._left: RunStudy | None = None
+        """What a cancelled run had begun, and what came of it is being removed."""
 
     def step(self) -> bool:
         """Go on with what is due; whether there was anything.
@@ -72,10 +74,37 @@ class WindUp:
                     if self._clock() > until:
                         break  # the others are not held for much longer
                     self._remove(study, records)
-        withdrawn = 0
-        if self._run.run.state is RunState.CANCELLED:
-            withdrawn = self._ledger.withdraw_due(run_id, at=self._clock())
-        return bool(read or left or withdrawn)
+        is_cancelled = self._run.run.state is RunState.CANCELLED
+        return bool(read or left) or (is_cancelled and self._withdraw())
+
+    def _withdraw(self) -> bool:
+        """Withdraw what a cancelled run has not begun, then what it had begun in vain; whether there was anything."""
+        run_id = self._run.run.run_id
+        if self._ledger.withdraw_due(run_id, at=self._clock()):
+            return True
+        # If this breaks off, it goes on here; if the archivist ends, the study is put back, and taken again.
+        study = self._left = self._left or self._ledger.take_left(run_id, at=self._clock())
+        if study is None:
+            return False
+        self._clear_left(study)
+        self._left = None
+        return True
+
+    def _clear_left(self, study: RunStudy) -> None:
+        if self._ledger.is_under_way_elsewhere(study):  # another run sees to what is here, and to the watch
+            self._note_withdrawn(study, Copy.UNKNOWN)
+            return
+        copy = clear_away(
+            study, study.copy, ledger=self._ledger, archive=self._archive, bringer=self._bringer, at=self._clock()
+        )
+        self._note_withdrawn(study, copy)
+        unwatch(study, self._archive)
+        logger().info("study withdrawn", study_instance_uid=study.study_instance_uid, copy=copy)
+
+    def _note_withdrawn(self, study: RunStudy, copy: Copy) -> None:
+        reason = "what came of it is kept: somebody else has sent of it, or wants it" if copy is Copy.SHARED else ""
+        cancelled = RunStudyState.CANCELLED
+        self._ledger.note_ended(study, cancelled, reason=reason, is_permanent=False, copy=copy, at=self._clock())
 
     def see_to_stuck(self) -> None:
         """Take up again what nobody else would: what the intake has lost, and what is gone from our Orthanc."""

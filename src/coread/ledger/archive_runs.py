@@ -30,6 +30,8 @@ AT_ONCE = 1000
 Row = sa.RowMapping | dict[str, Any]
 
 UNDER_WAY = (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.SENT)
+HAS_COME = RUN_STUDY.c.copy.in_((Copy.OURS, Copy.SHARED))
+"""Of a study that is due: it was begun, and something of it may be in our Orthanc."""
 HAS_ENDED = (JobState.DONE, JobState.FAILED, JobState.REFUSED, JobState.CANCELLED)
 """States of a job that ends a study of a run. Of one that is superseded, another takes the place."""
 
@@ -577,12 +579,12 @@ class ArchiveRuns(Database):
         return self._move(study, states, RunStudyState.DUE, at=at, **values)
 
     def withdraw_due(self, run_id: str, *, at: datetime) -> int:
-        """Withdraw some of the studies that a cancelled run has not begun; how many."""
+        """Withdraw some of the studies of a cancelled run of which nothing has come; how many."""
         with self._transaction() as connection:
             row = connection.execute(_locked(run_id)).mappings().one_or_none()
             if row is None or row["state"] != RunState.CANCELLED or not row["due"]:
                 return 0
-            due = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.DUE)
+            due = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.DUE, ~HAS_COME)
             query = sa.select(RUN_STUDY.c.position).where(*due).order_by(RUN_STUDY.c.position).limit(AT_ONCE)
             positions = list(connection.scalars(query.with_for_update()))
             these = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.position.in_(positions))
@@ -591,6 +593,34 @@ class ArchiveRuns(Database):
             changes = {RunStudyState.DUE: -len(positions), RunStudyState.CANCELLED: len(positions)}
             count(connection, run_id, changes, at=at)
             return len(positions)
+
+    def take_left(self, run_id: str, *, at: datetime) -> RunStudy | None:
+        """A study of a cancelled run that was put back when something may have come of it; None if there is none, or
+        not yet. It counts as being retrieved, so that no other run begins with it, until it is noted how it ended.
+        """
+        with self._transaction() as connection:
+            row = connection.execute(_locked(run_id)).mappings().one_or_none()
+            if row is None or row["state"] != RunState.CANCELLED or not row["due"]:
+                return None
+            of_run = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.DUE, HAS_COME)
+            is_due = sa.or_(RUN_STUDY.c.not_before.is_(None), RUN_STUDY.c.not_before <= at)
+            query = sa.select(RUN_STUDY).where(*of_run, is_due).order_by(RUN_STUDY.c.position).limit(1)
+            study = connection.execute(query.with_for_update()).mappings().one_or_none()
+            if study is None:
+                return None
+            states = {RunStudyState.DUE}
+            move_study(connection, run_id, study["position"], states, RunStudyState.RETRIEVING, at=at)
+            return _study_of({**study, "state": RunStudyState.RETRIEVING, "changed_at": at})
+
+    def is_under_way_elsewhere(self, study: RunStudy) -> bool:
+        """Whether another run, or another place of this one, is at the study, whosever what is here of it may be."""
+        others = sa.select(RUN_STUDY.c.position).where(
+            RUN_STUDY.c.study_instance_uid == study.study_instance_uid,
+            RUN_STUDY.c.state.in_(IN_FLIGHT),
+            sa.or_(RUN_STUDY.c.run_id != study.run_id, RUN_STUDY.c.position != study.position),
+        )
+        with self._reading() as connection:
+            return connection.scalar(others.limit(1)) is not None
 
     def _move(
         self, study: RunStudy, old: Collection[RunStudyState], new: RunStudyState, *, at: datetime, **values: Any
