@@ -81,7 +81,7 @@ RUN_ROW: Mapping[str, Shape] = {
     "name": TEXT,
     "state": choice("how it goes on", RunState),
     "reason": param("why it is paused or cancelled"),
-    "waits_for": param("why no study is begun just now"),
+    "waits_for": param("why no study is begun just now, or a cancelled run is not over"),
     "terms": param("how it is carried out; `folder` and `key_file` for an admin alone", OBJECT),
     "plan_digest": param("SHA-256 of the plan"),
     "created_at": TIME,

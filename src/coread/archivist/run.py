@@ -305,9 +305,8 @@ class Conductor:
 
     def _say(self) -> None:
         """Have the ledger say why nothing is begun just now."""
-        run = self._attended.run
-        waits_for = self._attended.waits_for if run.state is RunState.RUNNING else ""
-        if waits_for != self._said:
+        run, waits_for = self._attended.run, self._attended.waits_for
+        if waits_for != self._said or (waits_for and waits_for != run.waits_for):
             try:
                 self._ledger.note_waits(run.run_id, waits_for=waits_for)
                 self._said = waits_for

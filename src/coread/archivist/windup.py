@@ -51,7 +51,7 @@ class WindUp:
         Raises TransientError if a neighbour is away, OSError if the folder cannot be written.
         """
         run_id = self._run.run.run_id
-        read = self._ledger.read_studies(run_id, limit=SOME)
+        read = self._ledger.read_studies(run_id, limit=SOME, removes=self._removes)
         for study, records in read:
             try:
                 self._collector.collect(study, records)
@@ -107,8 +107,12 @@ class WindUp:
         self._ledger.note_ended(study, cancelled, reason=reason, is_permanent=False, copy=copy, at=self._clock())
 
     def see_to_stuck(self) -> None:
-        """Take up again what nobody else would: what the intake has lost, and what is gone from our Orthanc."""
+        """Take up again what nobody else would: what the intake has lost, and what is gone from our Orthanc. Look what
+        waits for a person because of a delivery.
+        """
         run_id = self._run.run.run_id
+        in_flight = self._run.run.terms.in_flight
+        self._run.undelivered = self._ledger.note_undelivered(run_id, removes=self._removes, limit=in_flight)
         for study in self._ledger.stuck_studies(run_id, before=self._clock() - STUCK, limit=SOME):
             if study.orthanc_id is None or not self._archive.studies_with(study.study_instance_uid):
                 reason = "it was deleted from our Orthanc before it was read"
@@ -117,8 +121,12 @@ class WindUp:
             else:
                 self._ledger.have_settled(study, at=self._clock())
 
+    @property
+    def _removes(self) -> bool:
+        return not self._run.run.terms.keep_copies
+
     def _is_to_remove(self, study: RunStudy) -> bool:
-        return study.copy is Copy.OURS and not self._run.run.terms.keep_copies
+        return study.copy is Copy.OURS and self._removes
 
     def _give_up(self, study: RunStudy, records: Sequence[JobRecord], reason: str) -> None:
         with self._archive.held([study.study_instance_uid]):
@@ -129,6 +137,8 @@ class WindUp:
         if not self._is_to_remove(now) or now.orthanc_id is None:
             self._end(study, records, copy=now.copy, trouble=trouble)
             return
+        if not self._ledger.is_delivered(now):
+            return  # a later step goes on, when that has ended
         results = {uid for record in records for uid in record.result_uids}
         results |= {uid for record in records for uid in self._ledger.outdated_uids(record.job)}
         copy, instances = remove_copy(
