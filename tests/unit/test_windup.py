@@ -15,6 +15,7 @@ from coread.archive_table import RunStore
 from coread.archivist.run import DEATHS, Conductor
 from coread.archivist.state import Attended
 from coread.archivist.windup import WindUp
+from coread.delivery import DeliveryState, ObjectState
 from coread.errors import ArchiveUnavailable, CoreadError, NotDicom
 from coread.job import JobState
 from coread.ledger import ArrivingStudy, Ledger
@@ -23,6 +24,7 @@ from coread.ledger.run_links import RunLink
 from coread.settings import Settings
 from coread.settings_sources import DimseSource
 from tests.archive_runs import ARCHIVIST, MODELS, begin, run_of, take
+from tests.destinations import do
 from tests.support import NOW, a_job
 from tests.unit.test_lane import AWAY, BRINGER, UID, Scene, breaks_off
 
@@ -33,6 +35,27 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger.migrate()
     yield ledger
     ledger.close()
+
+
+LATER = timedelta(days=36500)
+"""After NOW, whatever the clock on the wall says."""
+
+
+@pytest.fixture
+def scene(ledger: Ledger, tmp_path: Path) -> Scene:
+    return Scene(ledger, tmp_path / "run")
+
+
+def wound_up_by(scene: Scene, run: Attended) -> WindUp:
+    """What winds the run up, without its folder."""
+    return WindUp(
+        run,
+        ledger=scene.ledger,
+        archive=cast("Archive", scene.orthanc),
+        collector=cast("Any", SimpleNamespace(collect=lambda *_: None)),
+        bringer=BRINGER,
+        clock=lambda: NOW + LATER,
+    )
 
 
 def read(ledger: Ledger, run_id: str) -> None:
@@ -70,28 +93,64 @@ def test_one_odd_result_does_not_hold_up_the_run(ledger: Ledger, tmp_path: Path,
     assert ledger.jobs(states=[JobState.CANCELLED])
 
 
+# Results that are not delivered ---------------------------------------------------------------------------------------
+
+
+def undelivered(scene: Scene) -> int:
+    """The run's study is read, and the destination refuses the results for good; the delivery."""
+    orthanc, ledger = scene.orthanc, scene.ledger
+    scene.attempt(lambda: orthanc.arrive("1"), lambda: orthanc.arrive("2"))
+    job = a_job(model=MODELS[0], destinations=("research",))
+    link = RunLink(run_id="abc1", position=0, models=MODELS)
+    arriving = ArrivingStudy(orthanc_id="study", last_change=FOR_RUN, last_arrival_at=NOW)
+    ledger.settle(arriving, [job], present_uids=(), at=NOW, for_runs=[job.job_id], links=[link])
+    do(ledger, job, ["9.1"])
+    delivery = ledger.claim_delivery("research", courier="c", at=NOW, lease=LATER)
+    assert delivery is not None
+    assert ledger.begin_object(delivery.delivery_id, "9.1", courier="c")
+    ledger.note_object(delivery.delivery_id, "9.1", ObjectState.REFUSED, reason="no such class")
+    state = ledger.put_down(delivery.delivery_id, courier="c", at=NOW, retry_at=NOW, ask_at=NOW)
+    assert state is DeliveryState.FAILED
+    return delivery.delivery_id
+
+
+def test_what_could_not_be_delivered_is_there_to_be_retried_and_the_run_says_that_it_waits(scene: Scene) -> None:
+    delivery_id = undelivered(scene)
+    attended = Attended(run_of(scene.ledger, "abc1"))
+    wind_up = wound_up_by(scene, attended)
+    assert not wind_up.step()
+    wind_up.see_to_stuck()
+    assert "not delivered" in attended.waits_for
+    assert f"delivery {delivery_id} to research" in scene.study.reason
+    assert len(scene.orthanc.instances) == 2
+    assert scene.ledger.cancel_delivery(delivery_id, at=NOW)
+    assert wind_up.step()
+    assert (scene.study.state, scene.study.copy) == (RunStudyState.DONE, Copy.REMOVED)
+    assert scene.orthanc.instances == {}
+
+
+def test_a_delivery_that_goes_again_at_the_last_moment_finds_the_copy(scene: Scene) -> None:
+    delivery_id = undelivered(scene)
+    assert scene.ledger.cancel_delivery(delivery_id, at=NOW)
+    wind_up = wound_up_by(scene, Attended(run_of(scene.ledger, "abc1")))
+    ((study, records),) = scene.ledger.read_studies("abc1", limit=9)
+    assert scene.ledger.note_collected(study, at=NOW)
+    assert scene.ledger.retry_delivery(delivery_id, at=NOW)
+    wind_up._remove(study, records)  # it was listed before
+    assert not wind_up.step()
+    assert (scene.study.state, len(scene.orthanc.instances)) == (RunStudyState.COLLECTED, 2)
+    assert scene.ledger.cancel_delivery(delivery_id, at=NOW)
+    assert wind_up.step()
+    assert scene.orthanc.instances == {}
+
+
 # A run that is cancelled ----------------------------------------------------------------------------------------------
-
-LATER = timedelta(days=36500)
-"""After NOW, whatever the clock on the wall says."""
-
-
-@pytest.fixture
-def scene(ledger: Ledger, tmp_path: Path) -> Scene:
-    return Scene(ledger, tmp_path / "run")
 
 
 def cancelled(scene: Scene) -> WindUp:
     """The run, cancelled, is wound up by this."""
     assert scene.ledger.cancel_run("abc1", by="ada", at=NOW)
-    return WindUp(
-        Attended(run_of(scene.ledger, "abc1")),
-        ledger=scene.ledger,
-        archive=cast("Archive", scene.orthanc),
-        collector=cast("Any", None),
-        bringer=BRINGER,
-        clock=lambda: NOW + LATER,
-    )
+    return wound_up_by(scene, Attended(run_of(scene.ledger, "abc1")))
 
 
 def is_over(scene: Scene, *, copy: Copy) -> bool:
