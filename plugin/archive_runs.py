@@ -64,6 +64,8 @@ LONGEST_REASON = 200
 """Characters."""
 REPORT = Path("report", "report.html")
 """Where `coread archive report` puts it, in the run's folder."""
+PATHS = ("folder", "key_file")
+"""Of a run's terms: places on the server, which admins are told."""
 FORM = 1
 """Of the first line by which a run is begun."""
 RUN = "/coread/archive/runs/([0-9a-f]+)"
@@ -79,8 +81,8 @@ RUN_ROW: Mapping[str, Shape] = {
     "name": TEXT,
     "state": choice("how it goes on", RunState),
     "reason": param("why it is paused or cancelled"),
-    "waits_for": param("why no study is begun just now"),
-    "terms": param("how it is carried out", OBJECT),
+    "waits_for": param("why no study is begun just now, or a cancelled run is not over"),
+    "terms": param("how it is carried out; `folder` and `key_file` for an admin alone", OBJECT),
     "plan_digest": param("SHA-256 of the plan"),
     "created_at": TIME,
     "created_by": TEXT,
@@ -142,18 +144,29 @@ def register_archive_runs(gate: Gate, ledger: Ledger, *, settings: Settings) -> 
     _register_changes(gate, ledger)
 
 
-def described(run: Run, ledger: Ledger, *, at: datetime) -> dict[str, Any]:
-    """A run as JSON, with its rate, its time left, and whether there is a report."""
+def described(run: Run, ledger: Ledger, *, at: datetime, role: Role) -> dict[str, Any]:
+    """A run as JSON, with its rate, its time left, and whether there is a report, for somebody who has this role."""
     pace = measured_pace(run, ledger.ended_since, at=at)
-    return {**run.as_json(), **pace.as_json(), "report": _report_of(run).is_file()}
+    told = run.as_json() if role.includes(Role.ADMIN) else without_paths(run)
+    return {**told, **pace.as_json(), "report": _report_of(run).is_file()}
+
+
+def without_paths(run: Run) -> dict[str, Any]:
+    """A run as JSON for who need not know where on the server its folder and its key file lie."""
+    told = run.as_json()
+    paths = [told["terms"].pop(name) for name in PATHS]
+    for path in sorted(filter(None, paths), key=len, reverse=True):  # one may lie in the other
+        told |= {name: told[name].replace(path, "…") for name in ("reason", "waits_for")}
+    return told
 
 
 def _register_list(gate: Gate, ledger: Ledger, settings: Settings) -> None:
     @explained(answers={200: says("all runs", Record(fields={"runs": Listed(of=Record(fields=SEEN)), **SILENCE}))})
-    def runs(output: Any, _url: str, **_request: Any) -> None:
+    def runs(output: Any, _url: str, **request: Any) -> None:
         """All archive runs, the newest first, each with its rate and its time left."""
         now = datetime.now(UTC)
-        found = [described(run, ledger, at=now) for run in ledger.runs()]
+        role = request["person"].role
+        found = [described(run, ledger, at=now, role=role) for run in ledger.runs()]
         answer(output, {"runs": found, **_archivist(ledger, at=now)})
 
     @explained(
@@ -185,10 +198,10 @@ def _register_looks(gate: Gate, ledger: Ledger) -> None:
     """The routes that only tell of a run."""
 
     @explained(path=PATH, answers={200: says("it", SEEN_RUN), 404: NO_RUN})
-    def one(output: Any, run: Run, **_request: Any) -> None:
+    def one(output: Any, run: Run, **request: Any) -> None:
         """An archive run with its rate and its time left."""
         now = datetime.now(UTC)
-        answer(output, {**described(run, ledger, at=now), **_archivist(ledger, at=now)})
+        answer(output, {**described(run, ledger, at=now, role=request["person"].role), **_archivist(ledger, at=now)})
 
     @explained(
         path=PATH,
@@ -402,8 +415,8 @@ def _read_report(run: Run) -> bytes:
     try:
         size = path.stat().st_size
         if size > LARGEST_REPORT:
-            raise NotGranted(f"the report has {size} bytes; open {path} itself", status=413)
+            raise NotGranted(f"the report has {size} bytes; open {REPORT} in the run's folder itself", status=413)
         return path.read_bytes()
     except OSError as error:
-        what = f"no report at {path}: {error.strerror}; `coread archive report {run.run_id}` makes it"
+        what = f"no {REPORT} in the run's folder: {error.strerror}; `coread archive report {run.run_id}` makes it"
         raise NotGranted(what, status=404) from error

@@ -4,7 +4,8 @@ While a copy is being removed, whoever sends of the study is asked to keep the i
 between the look whether the copy is nobody else's and its deletion would be lost.
 
 While a run retrieves a study, it is noted who else sends of it: an image that comes from the source after it takes its
-place, and Orthanc then knows only of the later one.
+place, and Orthanc then knows only of the later one. That is on disk before the image is taken, so that it outlives a
+restart of Orthanc.
 
 POST /coread/archive/held {"studies": [UID…], "seconds": N}   take nothing of these for so long; 0: take it again
 POST /coread/archive/watched {"study": UID, "aet": T}         note whether anybody but T sends of it
@@ -14,14 +15,18 @@ POST /coread/archive/unwatched {"study": UID}                 it is watched no m
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
+from coread.logs import logger
 from coread.plugin.answers import answer
 from coread.plugin.explained import TEXT, UID, WHOLE_NUMBER, Body, Listed, Record, Shape, explained, says
 from coread.plugin.gate import Gate, Role
 from coread.plugin.json_input import read_json
+from coread.plugin.study_of import study_instance_uid_of
+from coread.plugin.watch_file import Watch, WatchFile
 
 LONGEST_S = 120.0
 MOST = 1000
@@ -32,57 +37,85 @@ ALONE: Shape = Record(fields={"alone": {"type": "boolean"}})
 class Held:
     """The studies that nothing is taken of, and those that are watched. The hook of each C-STORE looks."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, file: WatchFile | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """``file``: where the watches outlive this process; None: nowhere. ``clock``: seconds, of which no two are set
+        back; the watches' own times are UTC.
+        """
         self._clock = clock
-        self._until: dict[bytes, float] = {}
-        self._watched: dict[bytes, _Watch] = {}
+        self._file = file
+        self._until: dict[str, float] = {}
+        self._watched: dict[str, Watch] = {each.study: each for each in (file.read() if file else ())}
         self._lock = threading.Lock()
 
     def hold(self, studies: list[str], *, seconds: float) -> None:
         """Take nothing of these studies (StudyInstanceUID) for so long, or take it again."""
         now = self._clock()
         until = {uid: at for uid, at in self._until.items() if at > now}
-        named = [uid.encode() for uid in studies]
         # A new mapping in one step: the hook may be looking at the old one.
         self._until = {
-            **{uid: at for uid, at in until.items() if uid not in named},
-            **(dict.fromkeys(named, now + seconds) if seconds > 0 else {}),
+            **{uid: at for uid, at in until.items() if uid not in studies},
+            **(dict.fromkeys(studies, now + seconds) if seconds > 0 else {}),
         }
 
     def watch(self, study: str, *, aet: str) -> None:
         """Note from now on whether anybody but the source with that title sends of a study; what was noted stays."""
         with self._lock:
-            known = self._watched.get(study.encode())
-            watch = _Watch(aet=aet, is_joined=known is not None and known.is_joined)
-            self._watched = {**self._watched, study.encode(): watch}
+            known = self._watched.get(study)
+            is_joined = known is not None and known.is_joined
+            watch = Watch(study=study, aet=aet, since=datetime.now(UTC), is_joined=is_joined)
+            # The hook knows of it before the file does: what the file says of a study, the hook has seen all of.
+            self._watched = {**self._watched, study: watch}
+            self._write(self._watched)
 
     def is_alone(self, study: str) -> bool:
-        """Whether nobody else has sent of it since it is watched; False if it is not, as after a restart."""
-        watch = self._watched.get(study.encode())
+        """Whether nobody else has sent of it since it is watched; False if it is not."""
+        watch = self._watched.get(study)
         return watch is not None and not watch.is_joined
 
     def unwatch(self, study: str) -> None:
         """Watch a study no more."""
         with self._lock:
-            self._watched = {uid: each for uid, each in self._watched.items() if uid != study.encode()}
+            left = {uid: each for uid, each in self._watched.items() if uid != study}
+            if left.keys() != self._watched.keys():
+                self._write(left)
+                self._watched = left
 
     def refuses(self, instance: Any) -> bool:
-        """Whether an instance that arrives belongs to a study that is held, or speaks of it, which is seldom enough.
+        """Whether an instance that arrives belongs to a study that is held, or one of which it cannot be written down
+        that it came.
 
         Nothing is asked of an instance while there is nothing to hold or to watch.
         """
         until, watched = self._until, self._watched
+        others: set[str] = set()
         if watched:
             aet = instance.GetInstanceRemoteAet()
-            watched = {uid: each for uid, each in watched.items() if each.aet != aet and not each.is_joined}
-        if not until and not watched:
+            others = {uid for uid, each in watched.items() if each.aet != aet and not each.is_joined}
+        if not until and not others:
             return False
         now = self._clock()
-        content: bytes = instance.GetInstanceData()
-        for uid, each in watched.items():
-            if uid in content:
-                each.is_joined = True
-        return any(at > now and uid in content for uid, at in until.items())
+        held = {uid for uid, at in until.items() if at > now}
+        of = _those_of(instance.GetInstanceData(), held | others) if held or others else set()
+        try:
+            for uid in of & others:
+                self._join(uid)
+        except OSError as error:
+            logger().error("image refused: its arrival cannot be written down", reason=error.strerror)
+            return True
+        return not held.isdisjoint(of)
+
+    def _join(self, study: str) -> None:
+        """Somebody else sends of a study. It is on disk when this returns, for whoever is told so, too."""
+        with self._lock:
+            watch = self._watched.get(study)
+            if watch is not None and not watch.is_joined:
+                joined = {**self._watched, study: replace(watch, is_joined=True)}
+                self._write(joined)
+                self._watched = joined
+
+    def _write(self, watched: Mapping[str, Watch]) -> None:
+        if self._file is not None:
+            self._file.write(watched.values())
 
     def register(self, gate: Gate) -> None:
         """Register the route."""
@@ -134,13 +167,12 @@ class Held:
         gate.route("/coread/archive/(watched|alone|unwatched)", POST=(Role.ADMIN, watch))
 
 
-@dataclass
-class _Watch:
-    """A study that is being retrieved."""
-
-    aet: str
-    is_joined: bool = False
-    """Whether somebody else has sent of it."""
+def _those_of(content: bytes, studies: Collection[str]) -> set[str]:
+    """Those of the studies that a file is of. Where its header cannot be followed, those that it names anywhere."""
+    study = study_instance_uid_of(content)
+    if study is not None:
+        return {study}.intersection(studies)
+    return {uid for uid in studies if uid.encode() in content}
 
 
 def _said(request: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class Intake:
         self._bringers = bringers
         self._has_runs = False
         """Whether there is any archive run: most often there is none, and then nothing more is asked."""
+        self._retrieved: dict[str, object] = {}
+        """Studies (Orthanc id) that runs retrieve, as they were when all that is here was found to be the runs'."""
         self._has_looked_back = False
         self._settings = settings
         self._ring = ring
@@ -188,6 +190,7 @@ class Intake:
         present = {study.orthanc_id for study in arriving}
         self._evidence.forget_all_but(present)
         self._orders.forget_all_but(present)
+        self._retrieved = {study: seen for study, seen in self._retrieved.items() if study in present}
         self._look_again_at = {study: at for study, at in self._look_again_at.items() if study in present}
         self._has_runs = self._has_runs or (bool(arriving) and self._ledger.has_runs())
         enough_at = time.monotonic() + SETTLING_S
@@ -254,13 +257,19 @@ class Intake:
             study = self._archive.study(arriving.orthanc_id) if looking else None
             its_own = [each for each in looking if study is not None and self._is_brought(study, each)]
             return self._waits_for_retrieval(arriving, its_own)
-        study = self._archive.study(arriving.orthanc_id)
         is_asked_for = arriving.read_asked_at is not None or arriving.last_change == FOR_WORKITEM
+        # Each image that comes, or comes again, is a line of the log: without one, it would be listed in vain.
+        seen = arriving.last_change, [(each.run_id, each.position, each.copy, each.brought) for each in wanted]
+        is_as_it_was = not is_asked_for and self._retrieved.get(arriving.orthanc_id) == seen
+        if is_as_it_was and self._waits_for_retrieval(arriving, copies):
+            return True
+        study = self._archive.study(arriving.orthanc_id)
         if is_asked_for or not all(self._is_brought(study, each) for each in copies):
             self._ledger.share_copies(study.study_instance_uid)
             logger().info("what a run has brought is kept", study_instance_uid=study.study_instance_uid)
             return False
         if self._waits_for_retrieval(arriving, copies):
+            self._retrieved[arriving.orthanc_id] = seen
             return True
         is_known = all(each.has_standing_jobs for each in _to_read(wanted))
         same = all(each.brought is not None and has_same_sources(study, each.brought) for each in copies)

@@ -50,6 +50,7 @@ from coread.plugin.reviews import register_reviews, words_that_name
 from coread.plugin.route_table import RouteTable
 from coread.plugin.stated import StatedCounts, find_counts
 from coread.plugin.ups.service import start_ups
+from coread.plugin.watch_file import WatchFile
 from coread.plugin.watermark import watermark_in
 from coread.plugin.worklist.start import StudyList
 from coread.settings import Settings, settings_file
@@ -88,7 +89,7 @@ class Service:
         self._stop = threading.Event()
         self._ledger = ledger = Ledger(settings.ledger_url)
         self._disk = DiskWatch(settings.data_folder, min_free_gb=settings.intake.min_free_gb)
-        self._held = Held()
+        self._held = Held(file=WatchFile(settings.data_folder / "watched.json", clock=_utc_now))
         self._denials = Denials(ledger, clock=_utc_now)
         self._gate = _gate(orthanc, settings, self._configuration, denials=self._denials)
         self._channels = channels_of(settings, ledger=ledger, clock=_utc_now, connect=self._connect)

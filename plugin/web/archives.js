@@ -103,7 +103,7 @@ function Progress({ run, isWhole }) {
       ${rate && html`<span class="rate">${rate}</span>`} ${left && html`<span class="left">${left}</span>`}</p>
     <p class="sub counts">${words.map(([number, word]) => `${amount(number)} ${word}`).join(" · ")}</p>
     ${run.reason && html`<p class="why">${RUNS[run.state]}: ${sentence(run.reason)}</p>`}
-    ${run.state === "running" && run.waits_for && html`<p class="waits">Waits: ${sentence(run.waits_for)}</p>`}
+    ${["running", "cancelled"].includes(run.state) && !run.ended_at && run.waits_for && html`<p class="waits">Waits: ${sentence(run.waits_for)}</p>`}
     ${isWhole && run.state === "paused" && underWay > 0 && html`<p class="sub">What was begun is read to its end.</p>`}
   </div>`;
 }

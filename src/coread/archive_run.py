@@ -136,7 +136,7 @@ class Run:
     reason: str
     """Why it is paused or cancelled, if a reason was given."""
     waits_for: str = ""
-    """Why no study is begun just now; empty while it goes on."""
+    """Why no study is begun just now, or why a cancelled run is not over; empty while it goes on."""
     terms: Terms
     plan_digest: str
     created_at: datetime
@@ -160,6 +160,12 @@ class Run:
     def in_flight(self) -> int:
         """How many of its studies are begun and have not ended."""
         return sum(map(self.count, IN_FLIGHT))
+
+    @property
+    def held_up_by(self) -> str:
+        """What it waits for, if it may go on by itself; empty if not."""
+        goes_on = self.ended_at is None and self.state in (RunState.RUNNING, RunState.CANCELLED)
+        return self.waits_for if goes_on else ""
 
     def as_json(self) -> dict[str, Any]:
         """The run as JSON's types."""

@@ -271,8 +271,8 @@ def words_of(run: Run, pace: Pace) -> str:
     parts = [f"{run.state}: {share} %, {run.ended} of {run.studies} studies", counted, _rate(pace), _left(pace)]
     if run.reason:
         parts.append(run.reason)
-    if run.waits_for and run.state is RunState.RUNNING:
-        parts.append(f"waits: {run.waits_for}")
+    if run.held_up_by:
+        parts.append(f"waits: {run.held_up_by}")
     return "; ".join(filter(None, parts))
 
 
@@ -403,8 +403,8 @@ def picture_of(run: Run, pace: Pace, *, trouble: str = "") -> RenderableType:
     lines: list[RenderableType] = [Text(f"{run.name}: {run.state}"), bar, Text(_counted(run), style="dim")]
     if trouble:
         lines.append(Text(trouble, style="red"))
-    elif run.waits_for and run.state is RunState.RUNNING:
-        lines.append(Text(f"waits: {run.waits_for}", style="yellow"))
+    elif run.held_up_by:
+        lines.append(Text(f"waits: {run.held_up_by}", style="yellow"))
     elif run.reason:
         lines.append(Text(run.reason, style="yellow"))
     return Group(*lines)
@@ -429,7 +429,7 @@ def _show(run: Run, pace: Pace, troubles: Sequence[Trouble], *, looked_at: int) 
         ("run", run.run_id),
         ("name", run.name),
         ("state", run.state + (f": {run.reason}" if run.reason else "")),
-        ("waits for", run.waits_for if run.state is RunState.RUNNING else ""),
+        ("waits for", run.held_up_by),
         ("studies", f"{run.ended} of {run.studies} have ended"),
         ("counts", _counted(run)),
         ("pace", ", ".join(filter(None, (_rate(pace), _left(pace))))),

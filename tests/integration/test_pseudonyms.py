@@ -333,6 +333,25 @@ def test_a_text_that_names_the_patient_goes_and_a_uid_in_one_is_replaced(
     assert said[1] == f"expected one, found two in {pseudonyms.uid(report.StudyInstanceUID)}; send it again"
 
 
+@pytest.mark.parametrize(
+    "said", ["Mrs Jansen", "formerly DE WIT", "Pieters, see there", "of Bakker", "number HOSP-77123", "id q-88 x"]
+)
+def test_a_text_that_holds_another_name_or_number_of_the_patient_goes(
+    results: Mapping[ObjectKind, Dataset], pseudonyms: Pseudonyms, said: str
+) -> None:
+    report = copy.deepcopy(results[ObjectKind.SR_NOT_EVALUATED])
+    report.PatientBirthName = "Jansen^Anneke"
+    report.OtherPatientNames = ["De Wit^Anneke", "Pieters^A"]
+    report.PatientMotherBirthName = "Bakker^B"
+    known_as = [Dataset(), Dataset()]
+    known_as[0].PatientID, known_as[1].PatientID = "HOSP-77123", " Q-88 "
+    report.OtherPatientIDsSequence = known_as
+    text, other = [item for item in report.iterall() if item.keyword == "TextValue"][:2]
+    text.value, other.value = said, "nobody"
+    found = [str(item.value) for item in pseudonyms.dataset(report).iterall() if item.keyword == "TextValue"]
+    assert found[:2] == ["REMOVED", "nobody"]
+
+
 def test_pixels_of_images_are_refused_unless_somebody_has_looked(
     results: Mapping[ObjectKind, Dataset], tmp_path: Path
 ) -> None:

@@ -230,6 +230,22 @@ def test_a_copy_that_somebody_else_sends_is_read_as_ever_and_kept(scene: Scene) 
     assert scene.here() == {uid}
 
 
+def test_who_sends_of_a_study_that_is_watched_outlives_a_kill_of_orthanc(scene: Scene) -> None:
+    system = scene.system
+    joined, alone = unfit("watched and joined"), str(unfit("watched alone")[0].StudyInstanceUID)
+    uid = str(joined[0].StudyInstanceUID)
+    for study in (uid, alone):
+        system.archive.watch(study, aet="PACS")
+    system.send(joined)
+    for _ in range(2):
+        assert [system.archive.was_alone(study) for study in (uid, alone)] == [False, True]
+        system.kill("orthanc")
+        system.wait(lambda: httpx.get(f"{system.running.http_url}/system", auth=system.login).is_success)
+    for study in (uid, alone):
+        system.archive.unwatch(study)
+    system.archive.delete_study(*system.archive.studies_with(uid))
+
+
 def test_a_run_whose_source_is_away_waits_and_no_attempt_is_used_up(scene: Scene) -> None:
     uid = scene.archive(unfit("away"))
     scene.begin("away", [uid], source="nobody")

@@ -16,8 +16,9 @@ from coread.cohort.plan import read_plan
 from coread.ledger import Ledger
 from coread.plugin import archive_runs
 from coread.plugin.archive_runs import LARGEST, register_archive_runs
-from coread.plugin.gate import Gate
+from coread.plugin.gate import Gate, Role
 from coread.settings import Settings
+from coread.settings_access import AccessSettings, UserSettings
 from tests.archive_runs import begin, end, run_of, terms, write_a_plan
 from tests.support import uid_of
 from tests.unit.test_audit_rest import ADA
@@ -90,6 +91,31 @@ def test_a_run_is_told_with_its_counts_rate_and_time_left(
 
 def test_a_silent_archivist_is_told_of(ask: Callable[..., Output]) -> None:
     assert ask(RUNS).body == {"runs": [], "archivist_is_silent": True}
+
+
+def test_where_files_lie_on_the_server_is_told_to_admins_alone(ledger: Ledger, tmp_path: Path) -> None:
+    folder, key_file = tmp_path / "out", tmp_path / "out" / "secret.key"
+    begin(ledger, folder, key_file=str(key_file))
+    ledger.pause_run("abc1", by="test", reason=f"expected the key file {key_file} by which", at=datetime.now(UTC))
+    handlers: dict[str, Callable[..., None]] = {}
+    orthanc = SimpleNamespace(RegisterRestCallback=handlers.__setitem__)
+    access = AccessSettings(users={"ada": UserSettings(role=Role.READER)})
+    register_archive_runs(
+        Gate(orthanc, asks_users=True, access=access), ledger, settings=Settings(data_folder=tmp_path)
+    )
+    for path, groups in ((RUNS, ()), (RUN, ("abc1",)), (f"{RUN}/report", ("abc1",))):
+        told = Output()
+        handlers[path](told, path, method="GET", groups=groups, get={}, body=b"", **ADA)
+        assert str(tmp_path) not in json.dumps(told.body)
+        assert path == f"{RUN}/report" or "expected the key file … by which" in json.dumps(
+            told.body, ensure_ascii=False
+        )
+
+
+def test_an_admin_is_told_where_files_lie(ledger: Ledger, ask: Callable[..., Output], tmp_path: Path) -> None:
+    begin(ledger, tmp_path / "out", key_file=str(tmp_path / "key"))
+    terms = ask(RUN, "abc1").body["terms"]
+    assert (terms["folder"], terms["key_file"]) == (str(tmp_path / "out"), str(tmp_path / "key"))
 
 
 def test_studies_are_told_in_pages_and_by_state(ledger: Ledger, ask: Callable[..., Output], tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ import sqlalchemy as sa
 
 from coread.archive_run import Copy, Run, RunState, RunStudy, RunStudyState, Terms
 from coread.audit.event import AuditKind
-from coread.delivery import DeliveryState
+from coread.delivery import DeliveryState, ObjectState
 from coread.errors import ConfigurationError
 from coread.job import Job, JobState, Priority
 from coread.ledger import ArrivingStudy, Ledger
-from coread.ledger.archive_runs import Pace
+from coread.ledger.archive_runs import KEPT_FOR_RETRY, Pace
 from coread.ledger.arrivals import FOR_RUN, mark_arriving
 from coread.ledger.run_links import RunLink, count
+from coread.ledger.tables import JOB
 from coread.objects import Profile
 from tests.support import NOW, a_job
 
@@ -350,6 +351,79 @@ def test_a_study_is_not_read_before_its_results_are_delivered(ledger: Ledger) ->
     (delivery,) = ledger.deliveries()
     assert ledger.cancel_delivery(delivery.delivery_id, at=NOW)
     assert len(ledger.read_studies("r", limit=9)) == 1
+
+
+def fail_delivery(ledger: Ledger) -> int:
+    """The destination refuses the results for good; the delivery."""
+    delivery = ledger.claim_delivery("research", courier="c", at=NOW, lease=MINUTE)
+    assert delivery is not None
+    (uid,) = delivery.uids(set(ObjectState))
+    assert ledger.begin_object(delivery.delivery_id, uid, courier="c")
+    ledger.note_object(delivery.delivery_id, uid, ObjectState.REFUSED, reason="no such class")
+    state = ledger.put_down(delivery.delivery_id, courier="c", at=NOW, retry_at=NOW, ask_at=NOW)
+    assert state is DeliveryState.FAILED
+    return delivery.delivery_id
+
+
+def undelivered(ledger: Ledger, *, copy: Copy = Copy.OURS) -> int:
+    """A run's study is read, and the delivery of its results has failed."""
+    start(ledger)
+    bring(ledger, copy=copy)
+    settle(ledger, a_job(destinations=("research",)))
+    do(ledger, "a")
+    return fail_delivery(ledger)
+
+
+@pytest.mark.parametrize("wish", ["retry", "cancel"])
+def test_a_copy_is_kept_until_a_person_has_seen_to_a_delivery_that_failed(ledger: Ledger, wish: str) -> None:
+    delivery_id = undelivered(ledger)
+    assert ledger.read_studies("r", limit=9) == []
+    assert ledger.note_undelivered("r", removes=True, limit=9) == 1
+    (study,) = ledger.run_studies("r")
+    assert study.reason == f"delivery {delivery_id} to research has failed; {KEPT_FOR_RETRY}"
+    if wish == "cancel":
+        assert ledger.cancel_delivery(delivery_id, at=NOW)
+    else:
+        assert ledger.retry_delivery(delivery_id, at=NOW)
+        assert ledger.read_studies("r", limit=9) == []
+        assert ledger.note_undelivered("r", removes=True, limit=9) == 1
+        assert ledger.run_studies("r")[0].reason == "", "it goes again"
+        delivery = ledger.claim_delivery("research", courier="c", at=NOW, lease=MINUTE)
+        assert delivery is not None
+        assert ledger.begin_object(delivery_id, "2.25.1", courier="c")
+        ledger.note_object(delivery_id, "2.25.1", ObjectState.CONFIRMED)
+        state = ledger.put_down(delivery_id, courier="c", at=NOW, retry_at=NOW, ask_at=NOW)
+        assert state is DeliveryState.CONFIRMED
+    assert len(ledger.read_studies("r", limit=9)) == 1
+    assert ledger.note_undelivered("r", removes=True, limit=9) == 0
+
+
+@pytest.mark.parametrize(("copy", "removes"), [(Copy.OURS, False), (Copy.SHARED, True), (Copy.BEFORE, True)])
+def test_what_stays_anyway_does_not_wait_for_a_delivery_that_failed(
+    ledger: Ledger, copy: Copy, *, removes: bool
+) -> None:
+    undelivered(ledger, copy=copy)
+    assert len(ledger.read_studies("r", limit=9, removes=removes)) == 1
+    assert ledger.note_undelivered("r", removes=removes, limit=9) == 0
+
+
+def test_a_delivery_that_cannot_be_retried_holds_no_copy(ledger: Ledger) -> None:
+    undelivered(ledger)
+    with ledger._transaction() as connection:
+        connection.execute(sa.update(JOB).values(state=JobState.FAILED))  # it ran again, and failed then
+    assert len(ledger.read_studies("r", limit=9)) == 1
+
+
+def test_a_copy_is_not_removed_when_a_delivery_that_was_withdrawn_goes_again(ledger: Ledger) -> None:
+    delivery_id = undelivered(ledger)
+    assert ledger.cancel_delivery(delivery_id, at=NOW)
+    ((study, _),) = ledger.read_studies("r", limit=9)
+    assert ledger.note_collected(study, at=NOW)
+    ((study, _),) = ledger.collected_studies("r", limit=9)
+    assert ledger.is_delivered(study)
+    assert ledger.retry_delivery(delivery_id, at=NOW)
+    assert not ledger.is_delivered(study)
+    assert ledger.collected_studies("r", limit=9) == []
 
 
 def test_a_study_whose_job_was_superseded_follows_the_one_in_its_place(ledger: Ledger) -> None:

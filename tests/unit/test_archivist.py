@@ -1,6 +1,7 @@
 """The archivist's small pure parts: pace, hours, errors, and what may be removed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,7 +118,7 @@ def test_waits_grow_and_have_an_end(attempts: int, first_s: float) -> None:
 
 
 def test_of_several_lanes_that_meet_the_same_absence_one_counts() -> None:
-    run = Attended(SimpleNamespace())  # type: ignore[arg-type]
+    run = Attended(a_run(terms()))
     for _ in range(5):
         run.note_away("away", at=NOW)
     assert run.away_until == NOW + timedelta(seconds=away_s(1))
@@ -126,6 +127,22 @@ def test_of_several_lanes_that_meet_the_same_absence_one_counts() -> None:
     assert run.waits_for == "away"
     run.note_answer()
     assert run.waits_for == ""
+
+
+@pytest.mark.parametrize(
+    ("due", "reading", "state", "says"),
+    [(5, 8, "running", True), (5, 7, "running", False), (0, 1, "running", True), (0, 1, "cancelled", True)],
+)
+def test_a_run_that_waits_for_deliveries_alone_says_so(due: int, reading: int, state: str, *, says: bool) -> None:
+    counts = {RunStudyState.DUE: due, RunStudyState.READING: reading}
+    attended = Attended(replace(a_run(terms(in_flight=8)), state=RunState(state), counts=counts))
+    assert attended.waits_for == ""
+    attended.undelivered = reading
+    assert ("not delivered" in attended.waits_for) is says
+    attended.run = replace(attended.run, waits_for=attended.waits_for)
+    assert attended.run.held_up_by == attended.waits_for
+    attended.run = replace(attended.run, ended_at=NOW)
+    assert attended.run.held_up_by == ""
 
 
 # What may be removed --------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from coread.archive import Archive, ArchivedSeries, ArchivedStudy, Change, Origin
+from coread.archive import Archive, ArchivedSeries, ArchivedStudy, Arrived, Change, Origin
 from coread.archive_run import Copy, RunStudy, Terms
 from coread.audit.event import Sender
+from coread.copies import Bringer, contents_of
 from coread.errors import ArchiveUnavailable, BrokerUnavailable, SourceGone
 from coread.job import JobState, Priority
 from coread.ledger import Ledger
@@ -17,7 +18,7 @@ from coread.objects import Profile
 from coread.plugin import intake as intake_module
 from coread.plugin.connections import Associations
 from coread.plugin.evidence import EvidenceGatherer
-from coread.plugin.intake import ASK_ORDER_AGAIN, ASKS_WORKLIST, Intake
+from coread.plugin.intake import ASK_ORDER_AGAIN, ASKS_WORKLIST, RETRIEVES, Intake
 from coread.plugin.orders import PATIENCE, Orders
 from coread.plugin.planning import Planner
 from coread.plugin.route_table import RoutesInForce
@@ -48,6 +49,10 @@ class FakeArchive:
         self.uids: dict[str, str] = {}
         """StudyInstanceUIDs that are not what they should be."""
         self.on_listing: Callable[[], None] = lambda: None
+        self.senders_of: dict[str, str] = {}
+        """Who sent an instance, if not the run's source."""
+        self.listed = 0
+        """How often a study was asked for."""
 
     def arrive(self, study: str, instance: str) -> None:
         self.studies.setdefault(study, {})[f"{study}/{instance}"] = f"uid.{study}.{instance}"
@@ -93,7 +98,20 @@ class FakeArchive:
         assert any(orthanc_id in instances for instances in self.studies.values())
         return Origin(by_dicom=True, aet="SENDER", ip="192.0.2.7")
 
+    def arrivals(self, orthanc_id: str) -> list[Arrived]:
+        return [
+            Arrived(
+                sop_instance_uid=uid,
+                by_dicom=True,
+                by_rest=False,
+                aet=self.senders_of.get(instance, "PACS"),
+                called_aet="RUNS",
+            )
+            for instance, uid in self.studies[orthanc_id].items()
+        ]
+
     def study(self, orthanc_id: str) -> ArchivedStudy:
+        self.listed += 1
         if orthanc_id in self.broken:
             raise KeyError("MainDicomTags")
         if orthanc_id in self.unavailable:
@@ -125,9 +143,13 @@ class Scene:
 
     def step(self) -> None:
         """A step of an intake that has just started: it remembers nothing but the ledger."""
+        self.intake().step()
+
+    def intake(self) -> Intake:
+        """An intake that has just started."""
         archive = cast("Archive", self.archive)
         settings = Settings(intake=IntakeSettings(quiet_s=QUIET.total_seconds()))
-        Intake(
+        return Intake(
             archive=archive,
             archive_identity=self.archive_identity,
             ledger=self.ledger,
@@ -148,7 +170,8 @@ class Scene:
             ring=lambda queue, job_id: self.ring(queue, job_id),
             clock=lambda: self.now,
             orders=self.orders,
-        ).step()
+            bringers=lambda _source: Bringer(aet="PACS", called_aet="RUNS", is_told_apart=True),
+        )
 
     def in_force(self) -> RoutesInForce:
         return RoutesInForce(routes=self.routes, model_versions={"m": "1"}, keywords=keywords_of(self.routes))
@@ -455,11 +478,58 @@ def found_here(scene: Scene, study: RunStudy) -> None:
 
 def test_what_somebody_sends_does_not_wait_for_a_run_that_asks_its_source_for_the_study(scene: Scene) -> None:
     looked_for(scene)
+    scene.archive.senders_of["a/1"] = "CT_1"
     scene.archive.arrive("a", "1")
     scene.step()
     scene.pass_time()
     scene.step()
     assert len(scene.published) == 1
+
+
+def test_what_a_run_retrieves_is_looked_at_when_something_of_it_has_come_and_at_no_other_step(scene: Scene) -> None:
+    study = looked_for(scene)
+    assert scene.ledger.note_copy(study, Copy.OURS)
+    intake = scene.intake()
+    for instance in ("1", "2"):
+        scene.archive.arrive("a", instance)
+        intake.step()
+        scene.pass_time()
+        intake.step()
+        listed = scene.archive.listed
+        for _ in range(5):
+            scene.pass_time()
+            intake.step()
+        assert scene.archive.listed == listed
+    assert [each.wait.waits_for for each in scene.ledger.arriving()] == [RETRIEVES]
+    scene.archive.senders_of["a/1"] = "CT_1"  # it is sent again, by somebody else
+    scene.archive.arrive("a", "1")
+    intake.step()
+    scene.pass_time()
+    intake.step()
+    assert scene.ledger.run_studies("r")[0].copy is Copy.SHARED
+    assert len(scene.published) == 1
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_what_a_run_retrieves_is_seen_to_at_once_when_it_ends_or_a_person_asks(scene: Scene, *, is_asked: bool) -> None:
+    study = looked_for(scene)
+    assert scene.ledger.note_copy(study, Copy.OURS)
+    intake = scene.intake()
+    scene.archive.arrive("a", "1")
+    intake.step()
+    for _ in range(2):
+        scene.pass_time()
+        intake.step()
+    assert scene.published == []
+    if is_asked:
+        assert scene.ledger.ask_to_read("a", at=scene.now)
+    else:
+        brought = contents_of(scene.archive.study("a"))
+        values: dict[str, Any] = {"orthanc_id": "a", "instances": 1, "size": 9, "brought": brought, "source": "pacs"}
+        assert scene.ledger.note_here(study, copy=Copy.OURS, **values, at=scene.now)
+    intake.step()
+    assert len(scene.published) == 1
+    assert scene.ledger.run_studies("r")[0].copy is (Copy.SHARED if is_asked else Copy.OURS)
 
 
 def test_a_study_that_a_run_has_found_and_a_person_asks_to_have_read_is_read_by_the_routes(scene: Scene) -> None:

@@ -11,7 +11,7 @@ import structlog
 from coread.archive import Archive, ArchivedStudy
 from coread.archive_run import Copy, RunState, RunStudy, RunStudyState
 from coread.archive_table import RunStore, row_without_job
-from coread.archivist.removal import remove_copy
+from coread.archivist.removal import clear_away, unwatch
 from coread.archivist.state import Attended
 from coread.archivist.throttle import pace_of
 from coread.archivist.trouble import Course, course_of, delay_s
@@ -212,17 +212,10 @@ class Lane:
             at=self._clock(),
         )
         if copy is not Copy.BEFORE:
-            self._unwatch(study)
+            unwatch(study, self._archive)
         logger().info("study is here", instances=retrieved.instances, copy=copy, noted=is_noted)
 
     # What did not come -------------------------------------------------------------------------------------------
-
-    def _unwatch(self, study: RunStudy) -> None:
-        """Only once it is written down how it ended: an archivist that is killed before still has to be told."""
-        try:
-            self._archive.unwatch(study.study_instance_uid)
-        except CoreadError as error:
-            logger().warning("study is still watched", reason=str(error))
 
     def _see_to(self, study: RunStudy, error: Exception, progress: "_Progress") -> None:
         reason = str(error)
@@ -246,11 +239,18 @@ class Lane:
             self._ledger.pause_run(study.run_id, by=self._archivist, reason=reason, at=self._clock())
             logger().error("run paused", reason=reason)
             return
-        copy = self._clear_away(study, progress.copy)
+        copy = clear_away(
+            study,
+            progress.copy,
+            ledger=self._ledger,
+            archive=self._archive,
+            bringer=self._bringer,
+            at=self._clock(),
+        )
         if course is Course.AGAIN and study.attempts < self._settings.attempts:
             delay = timedelta(seconds=delay_s(study.attempts, first_s=self._settings.retry_delay_s))
             self._put_back(study, reason, counts=True, copy=copy, not_before=self._clock() + delay)
-            self._unwatch(study)
+            unwatch(study, self._archive)
             logger().warning("study is tried again", reason=reason, wait_s=delay.total_seconds())
             return
         fail(
@@ -263,28 +263,7 @@ class Lane:
             pseudonyms=self._pseudonyms,
             at=self._clock(),
         )
-        self._unwatch(study)
-
-    def _clear_away(self, study: RunStudy, copy: Copy) -> Copy:
-        """Remove what came of a study that is not whole: nobody reads it, and it takes room."""
-        if copy is not Copy.OURS:
-            return copy if copy is Copy.SHARED else Copy.UNKNOWN
-        found = self._archive.studies_with(study.study_instance_uid)
-        if not found:
-            return Copy.UNKNOWN
-        with self._archive.held([study.study_instance_uid]):
-            is_alone = self._archive.was_alone(study.study_instance_uid)
-            now = self._ledger.run_study(study.run_id, study.position)
-            if is_alone and (now is None or now.copy is not Copy.SHARED):
-                left = {self._removed(orthanc_id) for orthanc_id in found}
-                if left == {Copy.REMOVED}:
-                    return Copy.UNKNOWN
-        self._leave(study, found)
-        return Copy.SHARED
-
-    def _removed(self, orthanc_id: str) -> Copy:
-        left, _ = remove_copy(self._archive, orthanc_id, brought=None, results=(), bringer=self._bringer)
-        return left
+        unwatch(study, self._archive)
 
     def _put_back(
         self, study: RunStudy, reason: str, *, counts: bool, copy: Copy, not_before: datetime | None = None

@@ -1,11 +1,14 @@
 """Removing what a run has brought: only that, and only if nobody else has anything to do with it."""
 
 from collections.abc import Collection
+from datetime import datetime
 
 from coread.archive import Archive, ArchivedStudy
-from coread.archive_run import Copy
+from coread.archive_run import Copy, RunStudy
 from coread.copies import HALF, Bringer, contents_of, is_brought
-from coread.errors import SourceGone
+from coread.errors import CoreadError, SourceGone
+from coread.ledger import Ledger
+from coread.logs import logger
 
 
 def is_ours(
@@ -38,3 +41,35 @@ def remove_copy(
         return Copy.REMOVED, 0
     archive.delete_study(orthanc_id)
     return Copy.REMOVED, sum(len(series.instances) for series in study.series)
+
+
+def clear_away(
+    study: RunStudy, copy: Copy, *, ledger: Ledger, archive: Archive, bringer: Bringer | None, at: datetime
+) -> Copy:
+    """Remove what came of a study that is not whole: nobody reads it, and it takes room. Whose what is left is.
+
+    What somebody else has sent of, or may have, is kept, and the intake looks at it as ever. The study must count as
+    being retrieved, so that no other run begins with it meanwhile.
+    """
+    if copy is not Copy.OURS:
+        return copy if copy is Copy.SHARED else Copy.UNKNOWN
+    found = archive.studies_with(study.study_instance_uid)
+    if not found:
+        return Copy.UNKNOWN
+    with archive.held([study.study_instance_uid]):
+        is_alone = archive.was_alone(study.study_instance_uid)
+        now = ledger.run_study(study.run_id, study.position)
+        if is_alone and (now is None or now.copy is not Copy.SHARED):
+            left = {remove_copy(archive, each, brought=None, results=(), bringer=bringer)[0] for each in found}
+            if left == {Copy.REMOVED}:
+                return Copy.UNKNOWN
+    ledger.leave_copies(study.study_instance_uid, found, at=at)
+    return Copy.SHARED
+
+
+def unwatch(study: RunStudy, archive: Archive) -> None:
+    """Only once it is written down how it ended: an archivist that is killed before still has to be told."""
+    try:
+        archive.unwatch(study.study_instance_uid)
+    except CoreadError as error:
+        logger().warning("study is still watched", reason=str(error))

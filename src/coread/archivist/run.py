@@ -22,6 +22,7 @@ from coread.archive_run import Run, RunState
 from coread.archive_table import RunStore
 from coread.archivist.collect import Collector
 from coread.archivist.lane import POLL_S, STOPPED, Lane, fail
+from coread.archivist.removal import clear_away, unwatch
 from coread.archivist.state import Attended
 from coread.archivist.throttle import held_by
 from coread.archivist.windup import WindUp
@@ -243,7 +244,7 @@ class Conductor:
                 bringer=bringer_of(settings, run.terms.source),
                 clock=_now,
             )
-            self._take_over(store, pseudonyms)
+            self._take_over(store, pseudonyms, archive)
             while not self._stop.is_set():
                 self._guarded(partial(self._step, wind_up, store, pseudonyms))
                 self._stop.wait(ATTEND_S if self._attended.troubled_by else POLL_S)
@@ -308,32 +309,34 @@ class Conductor:
 
     def _say(self) -> None:
         """Have the ledger say why nothing is begun just now."""
-        run = self._attended.run
-        waits_for = self._attended.waits_for if run.state is RunState.RUNNING else ""
-        if waits_for != self._said:
+        run, waits_for = self._attended.run, self._attended.waits_for
+        if waits_for != self._said or (waits_for and waits_for != run.waits_for):
             try:
                 self._ledger.note_waits(run.run_id, waits_for=waits_for)
                 self._said = waits_for
             except LedgerUnavailable as error:
                 logger().warning("what the run waits for is not told yet", reason=str(error))
 
-    def _take_over(self, store: RunStore, pseudonyms: Pseudonyms | None) -> None:
+    def _take_over(self, store: RunStore, pseudonyms: Pseudonyms | None, archive: Archive) -> None:
         """Put back what an archivist was retrieving that died. It counts: it may have died of it."""
         if self._lanes:
             return
+        bringer = bringer_of(self._settings, self._attended.run.terms.source)
         for study in self._ledger.orphans(self._attended.run.run_id):
             if study.attempts >= DEATHS * self._settings.archivist.attempts:
                 reason = f"the archivist ended {study.attempts} times while it was retrieved; see the archivist's log"
+                copy = clear_away(study, study.copy, ledger=self._ledger, archive=archive, bringer=bringer, at=_now())
                 fail(
                     study,
                     reason,
                     is_permanent=False,
-                    copy=study.copy,
+                    copy=copy,
                     ledger=self._ledger,
                     store=store,
                     pseudonyms=pseudonyms,
                     at=_now(),
                 )
+                unwatch(study, archive)
                 continue
             not_before = _now() + AFTER_A_DEATH
             self._ledger.put_off_study(

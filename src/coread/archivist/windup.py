@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from coread.archive import HELD_S, Archive
 from coread.archive_run import Copy, RunState, RunStudy, RunStudyState
 from coread.archivist.collect import Collector
-from coread.archivist.removal import remove_copy
+from coread.archivist.removal import clear_away, remove_copy, unwatch
 from coread.archivist.state import Attended
 from coread.copies import Bringer
 from coread.errors import ConfigurationError, CoreadError, TransientError
@@ -42,6 +42,8 @@ class WindUp:
         self._collector = collector
         self._bringer = bringer
         self._clock = clock
+        self._left: RunStudy | None = None
+        """What a cancelled run had begun, and what came of it is being removed."""
 
     def step(self) -> bool:
         """Go on with what is due; whether there was anything.
@@ -49,7 +51,7 @@ class WindUp:
         Raises TransientError if a neighbour is away, OSError if the folder cannot be written.
         """
         run_id = self._run.run.run_id
-        read = self._ledger.read_studies(run_id, limit=SOME)
+        read = self._ledger.read_studies(run_id, limit=SOME, removes=self._removes)
         for study, records in read:
             try:
                 self._collector.collect(study, records)
@@ -72,14 +74,45 @@ class WindUp:
                     if self._clock() > until:
                         break  # the others are not held for much longer
                     self._remove(study, records)
-        withdrawn = 0
-        if self._run.run.state is RunState.CANCELLED:
-            withdrawn = self._ledger.withdraw_due(run_id, at=self._clock())
-        return bool(read or left or withdrawn)
+        is_cancelled = self._run.run.state is RunState.CANCELLED
+        return bool(read or left) or (is_cancelled and self._withdraw())
+
+    def _withdraw(self) -> bool:
+        """Withdraw what a cancelled run has not begun, then what it had begun in vain; whether there was anything."""
+        run_id = self._run.run.run_id
+        if self._ledger.withdraw_due(run_id, at=self._clock()):
+            return True
+        # If this breaks off, it goes on here; if the archivist ends, the study is put back, and taken again.
+        study = self._left = self._left or self._ledger.take_left(run_id, at=self._clock())
+        if study is None:
+            return False
+        self._clear_left(study)
+        self._left = None
+        return True
+
+    def _clear_left(self, study: RunStudy) -> None:
+        if self._ledger.is_under_way_elsewhere(study):  # another run sees to what is here, and to the watch
+            self._note_withdrawn(study, Copy.UNKNOWN)
+            return
+        copy = clear_away(
+            study, study.copy, ledger=self._ledger, archive=self._archive, bringer=self._bringer, at=self._clock()
+        )
+        self._note_withdrawn(study, copy)
+        unwatch(study, self._archive)
+        logger().info("study withdrawn", study_instance_uid=study.study_instance_uid, copy=copy)
+
+    def _note_withdrawn(self, study: RunStudy, copy: Copy) -> None:
+        reason = "what came of it is kept: somebody else has sent of it, or wants it" if copy is Copy.SHARED else ""
+        cancelled = RunStudyState.CANCELLED
+        self._ledger.note_ended(study, cancelled, reason=reason, is_permanent=False, copy=copy, at=self._clock())
 
     def see_to_stuck(self) -> None:
-        """Take up again what nobody else would: what the intake has lost, and what is gone from our Orthanc."""
+        """Take up again what nobody else would: what the intake has lost, and what is gone from our Orthanc. Look what
+        waits for a person because of a delivery.
+        """
         run_id = self._run.run.run_id
+        in_flight = self._run.run.terms.in_flight
+        self._run.undelivered = self._ledger.note_undelivered(run_id, removes=self._removes, limit=in_flight)
         for study in self._ledger.stuck_studies(run_id, before=self._clock() - STUCK, limit=SOME):
             if study.orthanc_id is None or not self._archive.studies_with(study.study_instance_uid):
                 reason = "it was deleted from our Orthanc before it was read"
@@ -88,8 +121,12 @@ class WindUp:
             else:
                 self._ledger.have_settled(study, at=self._clock())
 
+    @property
+    def _removes(self) -> bool:
+        return not self._run.run.terms.keep_copies
+
     def _is_to_remove(self, study: RunStudy) -> bool:
-        return study.copy is Copy.OURS and not self._run.run.terms.keep_copies
+        return study.copy is Copy.OURS and self._removes
 
     def _give_up(self, study: RunStudy, records: Sequence[JobRecord], reason: str) -> None:
         with self._archive.held([study.study_instance_uid]):
@@ -100,6 +137,8 @@ class WindUp:
         if not self._is_to_remove(now) or now.orthanc_id is None:
             self._end(study, records, copy=now.copy, trouble=trouble)
             return
+        if not self._ledger.is_delivered(now):
+            return  # a later step goes on, when that has ended
         results = {uid for record in records for uid in record.result_uids}
         results |= {uid for record in records for uid in self._ledger.outdated_uids(record.job)}
         copy, instances = remove_copy(

@@ -16,7 +16,7 @@ from coread.archive_run import IN_FLIGHT, Copy, Run, RunState, RunStudy, RunStud
 from coread.audit.event import AuditKind
 from coread.delivery import DeliveryState
 from coread.errors import ConfigurationError
-from coread.job import JobState
+from coread.job import STANDING, JobState
 from coread.ledger.arrivals import FOR_RUN
 from coread.ledger.audit import write_audit
 from coread.ledger.database import Database, require_this_form, upsert
@@ -30,6 +30,11 @@ AT_ONCE = 1000
 Row = sa.RowMapping | dict[str, Any]
 
 UNDER_WAY = (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.SENT)
+FAILED_FOR_NOW = (DELIVERY.c.state == DeliveryState.FAILED, JOB.c.state.in_(STANDING))
+"""A delivery that a person may retry."""
+KEPT_FOR_RETRY = "the copy is kept until a person has it retried or withdrawn"
+HAS_COME = RUN_STUDY.c.copy.in_((Copy.OURS, Copy.SHARED))
+"""Of a study that is due: it was begun, and something of it may be in our Orthanc."""
 HAS_ENDED = (JobState.DONE, JobState.FAILED, JobState.REFUSED, JobState.CANCELLED)
 """States of a job that ends a study of a run. Of one that is superseded, another takes the place."""
 
@@ -491,8 +496,12 @@ class ArchiveRuns(Database):
         kept = sa.case((RUN_STUDY.c.copy == Copy.SHARED, Copy.SHARED), else_=copy)
         return self._move(study, states, RunStudyState.DUE, at=at, copy=kept, **values)
 
-    def read_studies(self, run_id: str, *, limit: int) -> list[tuple[RunStudy, list[JobRecord]]]:
-        """Studies whose jobs, and the deliveries of these, have ended, with the jobs; so many at most."""
+    def read_studies(self, run_id: str, *, limit: int, removes: bool = True) -> list[tuple[RunStudy, list[JobRecord]]]:
+        """Studies whose jobs, and the deliveries of these, have ended, with the jobs; so many at most.
+
+        ``removes``: whether the run removes what it has brought: then a delivery that failed has not ended, for without
+        the copy it could not be retried.
+        """
         with self._reading() as connection:
             reading = sa.select(RUN_STUDY).where(
                 RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.READING
@@ -500,20 +509,48 @@ class ArchiveRuns(Database):
             jobs = sa.select(JOB.c.job_id).join(RUN_JOB, RUN_JOB.c.job_id == JOB.c.job_id)
             of_study = (RUN_JOB.c.run_id == RUN_STUDY.c.run_id, RUN_JOB.c.position == RUN_STUDY.c.position)
             is_open = sa.exists(jobs.where(*of_study, JOB.c.state.not_in(HAS_ENDED)))
-            on_its_way = sa.exists(
-                sa.select(DELIVERY.c.delivery_id)
-                .join(RUN_JOB, RUN_JOB.c.job_id == DELIVERY.c.job_id)
-                .where(*of_study, DELIVERY.c.state.in_(UNDER_WAY))
+            query = (
+                reading.where(~is_open, ~_waits_for_delivery(removes=removes))
+                .order_by(RUN_STUDY.c.position)
+                .limit(limit)
             )
-            query = reading.where(~is_open, ~on_its_way).order_by(RUN_STUDY.c.position).limit(limit)
             studies = [_study_of(row) for row in connection.execute(query).mappings()]
             return _with_jobs(connection, run_id, studies)
 
     def collected_studies(self, run_id: str, *, limit: int) -> list[tuple[RunStudy, list[JobRecord]]]:
-        """Studies whose findings are in the run's folder and whose copies may still be here, with their jobs."""
-        studies = self.run_studies(run_id, states=[RunStudyState.COLLECTED], limit=limit)
+        """Studies whose findings are in the run's folder and whose copies may still be here, with their jobs; not those
+        of which a delivery goes again.
+        """
+        of_state = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.COLLECTED)
+        query = sa.select(RUN_STUDY).where(*of_state, ~_waits_for_delivery(removes=True))
         with self._reading() as connection:
-            return _with_jobs(connection, run_id, studies)
+            rows = connection.execute(query.order_by(RUN_STUDY.c.position).limit(limit)).mappings()
+            return _with_jobs(connection, run_id, [_study_of(row) for row in rows])
+
+    def is_delivered(self, study: RunStudy) -> bool:
+        """Whether nothing of a study's results is to be sent any more: a person may have asked for it just now."""
+        query = sa.select(RUN_STUDY.c.position).where(*_this(study), _waits_for_delivery(removes=True))
+        with self._reading() as connection:
+            return connection.scalar(query) is None
+
+    def note_undelivered(self, run_id: str, *, removes: bool, limit: int) -> int:
+        """Record of each study of which a delivery has failed, and which waits for it, what a person can do. How many
+        studies wait for deliveries that have not ended, failed or not; so many are looked at, at most.
+        """
+        of_state = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.READING)
+        columns = (RUN_STUDY.c.position, RUN_STUDY.c.reason)
+        with self._transaction() as connection:
+            reading = connection.execute(sa.select(*columns).where(*of_state).limit(limit)).all()
+            known = {row.position: row.reason for row in reading}
+            waits = sa.select(RUN_STUDY.c.position).where(*of_state, _waits_for_delivery(removes=removes)).limit(limit)
+            waiting = set(connection.scalars(waits))
+            failed = _failed_deliveries(connection, run_id, waiting) if removes else {}
+            for position in known:
+                reason = f"{failed[position]}; {KEPT_FOR_RETRY}" if position in failed else ""
+                if reason != known[position]:
+                    this = (*of_state, RUN_STUDY.c.position == position)
+                    connection.execute(sa.update(RUN_STUDY).where(*this).values(reason=reason))
+            return len(waiting)
 
     def note_collected(self, study: RunStudy, *, at: datetime) -> bool:
         """Record that the run's folder has what was found; False if the study is not being read any more."""
@@ -578,12 +615,12 @@ class ArchiveRuns(Database):
         return self._move(study, states, RunStudyState.DUE, at=at, **values)
 
     def withdraw_due(self, run_id: str, *, at: datetime) -> int:
-        """Withdraw some of the studies that a cancelled run has not begun; how many."""
+        """Withdraw some of the studies of a cancelled run of which nothing has come; how many."""
         with self._transaction() as connection:
             row = connection.execute(_locked(run_id)).mappings().one_or_none()
             if row is None or row["state"] != RunState.CANCELLED or not row["due"]:
                 return 0
-            due = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.DUE)
+            due = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.DUE, ~HAS_COME)
             query = sa.select(RUN_STUDY.c.position).where(*due).order_by(RUN_STUDY.c.position).limit(AT_ONCE)
             positions = list(connection.scalars(query.with_for_update()))
             these = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.position.in_(positions))
@@ -592,6 +629,34 @@ class ArchiveRuns(Database):
             changes = {RunStudyState.DUE: -len(positions), RunStudyState.CANCELLED: len(positions)}
             count(connection, run_id, changes, at=at)
             return len(positions)
+
+    def take_left(self, run_id: str, *, at: datetime) -> RunStudy | None:
+        """A study of a cancelled run that was put back when something may have come of it; None if there is none, or
+        not yet. It counts as being retrieved, so that no other run begins with it, until it is noted how it ended.
+        """
+        with self._transaction() as connection:
+            row = connection.execute(_locked(run_id)).mappings().one_or_none()
+            if row is None or row["state"] != RunState.CANCELLED or not row["due"]:
+                return None
+            of_run = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.DUE, HAS_COME)
+            is_due = sa.or_(RUN_STUDY.c.not_before.is_(None), RUN_STUDY.c.not_before <= at)
+            query = sa.select(RUN_STUDY).where(*of_run, is_due).order_by(RUN_STUDY.c.position).limit(1)
+            study = connection.execute(query.with_for_update()).mappings().one_or_none()
+            if study is None:
+                return None
+            states = {RunStudyState.DUE}
+            move_study(connection, run_id, study["position"], states, RunStudyState.RETRIEVING, at=at)
+            return _study_of({**study, "state": RunStudyState.RETRIEVING, "changed_at": at})
+
+    def is_under_way_elsewhere(self, study: RunStudy) -> bool:
+        """Whether another run, or another place of this one, is at the study, whosever what is here of it may be."""
+        others = sa.select(RUN_STUDY.c.position).where(
+            RUN_STUDY.c.study_instance_uid == study.study_instance_uid,
+            RUN_STUDY.c.state.in_(IN_FLIGHT),
+            sa.or_(RUN_STUDY.c.run_id != study.run_id, RUN_STUDY.c.position != study.position),
+        )
+        with self._reading() as connection:
+            return connection.scalar(others.limit(1)) is not None
 
     def _move(
         self, study: RunStudy, old: Collection[RunStudyState], new: RunStudyState, *, at: datetime, **values: Any
@@ -610,6 +675,33 @@ def _have_settled(connection: sa.Connection, orthanc_id: str, *, copy: Copy, at:
     if copy is Copy.SHARED:
         for_run = (ARRIVING.c.orthanc_id == orthanc_id, ARRIVING.c.last_change == FOR_RUN)
         connection.execute(sa.update(ARRIVING).where(*for_run).values(last_change=change))
+
+
+def _waits_for_delivery(*, removes: bool) -> sa.ColumnElement[bool]:
+    """Whether a study of a run (`RUN_STUDY`) has deliveries that have not ended. ``removes``: see `read_studies`."""
+    of_study = (RUN_JOB.c.run_id == RUN_STUDY.c.run_id, RUN_JOB.c.position == RUN_STUDY.c.position)
+    deliveries = (
+        sa.select(DELIVERY.c.delivery_id)
+        .join(RUN_JOB, RUN_JOB.c.job_id == DELIVERY.c.job_id)
+        .join(JOB, JOB.c.job_id == DELIVERY.c.job_id)
+    )
+    may_be_retried = sa.and_(RUN_STUDY.c.copy == Copy.OURS, *FAILED_FOR_NOW) if removes else sa.false()
+    return sa.exists(deliveries.where(*of_study, sa.or_(DELIVERY.c.state.in_(UNDER_WAY), may_be_retried)))
+
+
+def _failed_deliveries(connection: sa.Connection, run_id: str, positions: Collection[int]) -> dict[int, str]:
+    """Position → what failed, in words."""
+    query = (
+        sa.select(RUN_JOB.c.position, DELIVERY.c.delivery_id, DELIVERY.c.destination)
+        .join(DELIVERY, DELIVERY.c.job_id == RUN_JOB.c.job_id)
+        .join(JOB, JOB.c.job_id == RUN_JOB.c.job_id)
+        .where(RUN_JOB.c.run_id == run_id, RUN_JOB.c.position.in_(positions), *FAILED_FOR_NOW)
+        .order_by(RUN_JOB.c.position, DELIVERY.c.delivery_id)
+    )
+    found: dict[int, list[str]] = {}
+    for position, delivery_id, destination in connection.execute(query):
+        found.setdefault(position, []).append(f"delivery {delivery_id} to {destination} has failed")
+    return {position: ", ".join(those) for position, those in found.items()}
 
 
 def _has_room(row: Row, pace: Pace, *, at: datetime) -> bool:

@@ -107,6 +107,9 @@ OF_PATIENT = Code("113108", "DCM", "Retain Patient Characteristics Option")
 
 TEMPORAL = {Dates.SHIFTED: "MODIFIED", Dates.KEPT: "UNMODIFIED", Dates.REMOVED: "REMOVED"}
 METHOD = ("Coread", f"PS3.15 E.1 Basic Profile, Table E.1-1 of {EDITION}")
+SHORTEST_NAME, SHORTEST_IDENTIFIER = 3, 4
+"""Characters, from which on a part of a name or an identifier is sought for in texts."""
+IDENTIFIERS = frozenset({"PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID", "MedicalRecordLocator"})
 _JOB = re.compile(r"\bjob ([0-9a-f]{32})\b")
 
 
@@ -208,16 +211,28 @@ def _check(original: Dataset, key: Key) -> None:
 
 
 def _traces(original: Dataset) -> frozenset[str]:
-    """The words that name the patient: parts of names, and identifiers. Short ones say nothing by themselves."""
+    """The words that name the patient: parts of names (PatientName, PatientBirthName, OtherPatientNames and every other
+    PN), and identifiers, those in OtherPatientIDsSequence included. Short ones say nothing by themselves.
+    """
     found: set[str] = set()
-    for element in original:
+    for element in [*original, *_other_identifiers(original)]:
         if element.VR == "PN" and element.keyword != "ContentCreatorName":
-            names = element.value if isinstance(element.value, MultiValue | list) else [element.value]
-            found |= {part for name in names for part in re.split(r"[\^=\s]+", str(name or "")) if len(part) >= 3}
-        elif element.keyword in ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID", "MedicalRecordLocator"):
-            values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
-            found |= {str(value) for value in values if len(str(value or "")) >= 4}
+            names = _values_of(element)
+            found |= {part for name in names for part in re.split(r"[\^=\s]+", name) if len(part) >= SHORTEST_NAME}
+        elif element.keyword in IDENTIFIERS:
+            found |= {value for value in map(str.strip, _values_of(element)) if len(value) >= SHORTEST_IDENTIFIER}
     return frozenset(found)
+
+
+def _other_identifiers(original: Dataset) -> Iterator[DataElement]:
+    """What the items of OtherPatientIDsSequence hold (PS3.3 C.2.3)."""
+    for item in original.get("OtherPatientIDsSequence") or ():
+        yield from item
+
+
+def _values_of(element: DataElement) -> list[str]:
+    values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
+    return [str(value or "") for value in values]
 
 
 def _dataset(original: Dataset, context: _Context) -> Dataset:
