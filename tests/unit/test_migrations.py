@@ -2,8 +2,10 @@
 
 import json
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -311,6 +313,24 @@ def test_whoever_an_upgrade_has_left_running_takes_nothing(url: str, engine: sa.
     record = ledger.job("a")
     assert record is not None
     assert (record.state, record.attempts) == (JobState.QUEUED, 0)
+    ledger.close()
+
+
+@pytest.mark.parametrize("url", ["PostgreSQL"], indirect=True)
+def test_who_claims_while_the_ledger_is_migrated_is_waited_for(url: str, engine: sa.Engine) -> None:
+    """Else a worker could look at the form, wait for the tables, and take a job of the new one."""
+    make_ledger_of(REVISIONS[-2], engine)
+    ledger = Ledger(url)
+    waits = sa.text("SELECT count(*) FROM pg_locks WHERE relation = 'alembic_version'::regclass AND NOT granted")
+    with engine.connect() as watching, ThreadPoolExecutor(1) as plugin:
+        with engine.begin() as claiming:
+            assert claiming.scalar(sa.text("SELECT version_num FROM alembic_version")) == REVISIONS[-2]
+            migrating = plugin.submit(ledger.migrate)
+            while not watching.scalar(waits):
+                assert not migrating.done(), "it did not wait"
+                time.sleep(0.01)
+        migrating.result(60)
+    ledger.check_version()
     ledger.close()
 
 
