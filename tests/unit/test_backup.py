@@ -197,7 +197,7 @@ def test_the_backup_of_what_was_lost_is_not_overwritten_with_what_stands_in_its_
 
 
 def test_two_backups_at_a_time_do_not_write_to_one_folder(with_orthanc: Settings, tmp_path: Path) -> None:
-    said = []
+    said: list[str] = []
 
     def say(part: str) -> None:
         said.append(part)
