@@ -196,6 +196,18 @@ def test_the_backup_of_what_was_lost_is_not_overwritten_with_what_stands_in_its_
     assert (backup / "data" / "ledger.sqlite").read_bytes() == ledger
 
 
+def test_an_orthanc_whose_name_is_still_in_its_log_is_known(with_orthanc: Settings, tmp_path: Path) -> None:
+    back_up(with_orthanc, tmp_path / "backup", settings_file=None, say=quiet)
+    index = with_orthanc.data_folder / "orthanc" / "index"
+    with closing(sqlite3.connect(index)) as plain:
+        written = "".join(plain.iterdump())
+    index.unlink()
+    with closing(sqlite3.connect(index)) as owner:
+        owner.execute("PRAGMA journal_mode=WAL")
+        owner.executescript(written)
+        assert back_up(with_orthanc, tmp_path / "backup", settings_file=None, say=quiet).images == 1
+
+
 def test_two_backups_at_a_time_do_not_write_to_one_folder(with_orthanc: Settings, tmp_path: Path) -> None:
     said: list[str] = []
 

@@ -105,7 +105,12 @@ def _check_is_of_the_same_orthanc(settings: Settings, folder: Path) -> None:
     ours, earlier = (data / ORTHANC / INDEX for data in (settings.data_folder, folder / DATA))
     if not ours.exists() or not earlier.exists():
         return
-    if (expected := identity_of(earlier)) and identity_of(ours) != expected:
+    expected, found = identity_of(earlier), identity_of(ours)
+    if expected and not found:  # it may still be in the log beside the index
+        copy = earlier.with_name(f"{INDEX}.new")
+        copy_locked(ours, copy)
+        found = identity_of(copy)
+    if expected and found != expected:
         raise ConfigurationError(
             f"expected {folder} to have an earlier backup of this Orthanc, found one of another: its images would be "
             "removed; restore it, or name another folder"
