@@ -37,7 +37,7 @@ def register_desk(gate: Gate, ledger: Ledger) -> None:
         answers={
             200: says("what the operation gives", Record(fields={"answer": ANY})),
             400: "there is no such operation, or it takes other arguments",
-            409: "the worker is of another version than the plugin, and gets no job",
+            409: "the worker is of another version than the plugin, and gets nothing to do",
         },
     )
     def operate(output: Any, _url: str, **request: Any) -> None:
@@ -96,13 +96,17 @@ def _check(arguments: Any) -> None:
         raise TypeError("an argument is of another kind than it must be")
 
 
-def _claim(ledger: Ledger, arguments: Arguments, now: datetime) -> Any:
-    # At each claim: a worker that was there before the plugin was upgraded has asked for its version long ago.
+def _check_version(arguments: Arguments) -> None:
+    """At each claim: a worker that was there before the plugin was upgraded has asked for its version long ago."""
     if arguments["version"] != __version__:
         raise ConfigurationError(
             f"expected a worker of Coread {__version__}, as the plugin is, found one of "
             f"{printable(arguments['version'])}; install the same version on the worker's machine, and start it again"
         )
+
+
+def _claim(ledger: Ledger, arguments: Arguments, now: datetime) -> Any:
+    _check_version(arguments)
     lease = timedelta(seconds=arguments["lease_s"])
     job = ledger.claim(worker=arguments["worker"], queues=arguments["queues"], at=now, lease=lease)
     return None if job is None else job.as_json()
@@ -182,12 +186,14 @@ def _jobs(ledger: Ledger, arguments: Arguments, _now: datetime) -> Any:
 
 
 def _claim_review(ledger: Ledger, arguments: Arguments, now: datetime) -> Any:
+    _check_version(arguments)
     lease = timedelta(seconds=arguments["lease_s"])
     task = ledger.claim_review(clerk=arguments["clerk"], at=now, lease=lease)
     return None if task is None else task.as_json()
 
 
 def _claim_returned(ledger: Ledger, arguments: Arguments, now: datetime) -> Any:
+    _check_version(arguments)
     lease = timedelta(seconds=arguments["lease_s"])
     found = ledger.claim_returned(clerk=arguments["clerk"], at=now, lease=lease)
     return None if found is None else found.as_json()

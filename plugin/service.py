@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from coread.archive import Archive, withdraw
+from coread.archive import IDENTITY_PROPERTY, Archive, withdraw
 from coread.audit.message import AuditSource
 from coread.audit.sender import AuditSender
 from coread.audit.syslog import send
@@ -62,8 +62,6 @@ SWITCH_S = 0.0002
 """How soon a thread lets another one in. The hook of each C-STORE waits for that, and Python's own 5 ms is more than a
 C-STORE takes.
 """
-IDENTITY_PROPERTY = 4711
-"""The number of our property in Orthanc's database; numbers from 1024 are left to plugins."""
 
 
 def start(orthanc: Any) -> None:

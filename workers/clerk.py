@@ -32,7 +32,15 @@ from coread.dicom_sr.review_objects import (
     rejection_note,
     verified_successor,
 )
-from coread.errors import CoreadError, InputError, LedgerUnavailable, ResultError, SourceGone, TransientError
+from coread.errors import (
+    ConfigurationError,
+    CoreadError,
+    InputError,
+    LedgerUnavailable,
+    ResultError,
+    SourceGone,
+    TransientError,
+)
 from coread.job import ENDED, STANDING
 from coread.lease import Lease
 from coread.ledger.desk import JobDesk
@@ -129,7 +137,7 @@ class Clerk:
         while not self._stop.is_set():
             try:
                 wait_s = 0.0 if self.step() else POLL_S
-            except TransientError as error:
+            except (TransientError, ConfigurationError) as error:  # the latter: an upgrade has left it behind
                 logger().warning("the clerk waits", reason=str(error))
                 wait_s = BACK_OFF_S
             except Exception:  # noqa: BLE001  # the thread must outlive every surprise: reviews wait for it

@@ -42,6 +42,10 @@ MANY = 8
 SERIES_KEPT = 10_000
 """How many series are remembered, so that it is asked once which study each is of."""
 
+IDENTITY_PROPERTY = 4711
+"""The number of the property in Orthanc's database that holds the name that the plugin gives it; numbers from 1024 are
+left to plugins."""
+
 LABELS_METADATA = 4721
 """The number of a study's metadata that holds its labels; numbers from 1024 are left to users."""
 

@@ -112,7 +112,8 @@ def show(context: click.Context, name: str, as_json: bool) -> None:  # noqa: FBT
         return
     settings = load_settings(context.obj)
     package = find_package(name, settings)
-    found = inspect_bundle(package.folder) if package.state != "shipped" else None
+    is_shipped = package.model is not None and package.model.allowed is None
+    found = None if is_shipped else inspect_bundle(package.folder)
     manifest = package.model.manifest.model_dump(mode="json") if package.model else {}
     runs = _how_it_runs(package, settings)
     row = {**_row(package), "digest": package.model.digest_now() if package.model else ""}

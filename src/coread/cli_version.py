@@ -51,7 +51,7 @@ def _described(package: "Package", approved: Mapping[str, str]) -> str:
     if package.model is None:
         return f", {package.state}: {package.reason}"
     try:
-        digest = approved.get(package.name, "") if package.model.allowed else package.model.digest()
+        digest = approved.get(package.name, "") if package.model.allowed else package.model.digest_now()
     except OSError as error:
         return f", version {package.model.version}, {package.state}, but its files cannot be read: {_words(error)}"
     shown = f", sha256 {digest[:DIGEST_SHOWN]}" if digest else ""

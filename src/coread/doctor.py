@@ -76,11 +76,11 @@ def _libraries(_settings: Settings) -> Iterator[Check]:
 
 
 def _models(settings: Settings) -> Iterator[Check]:
-    for package in packages(settings):
-        if package.state is State.NOT_ALLOWED:
-            remedy = 'nothing, if it is not to run here; docs/models.md, "Only certain models"'
-            yield Check(what=f"model {package.name}", verdict=Verdict.OPTIONAL, found=package.reason, remedy=remedy)
     try:
+        for package in packages(settings):
+            if package.state is State.NOT_ALLOWED:
+                remedy = 'nothing, if it is not to run here; docs/models.md, "Only certain models"'
+                yield Check(what=f"model {package.name}", verdict=Verdict.OPTIONAL, found=package.reason, remedy=remedy)
         models = installed_models(settings)
         check_routes(settings, models)
         check_keywords(settings.route, pydicom_dictionary)

@@ -201,6 +201,14 @@ def test_verify_list_show_and_doctor_say_it(install: Install, bundle: Path, tmp_
     assert not mark.exists()
 
 
+def test_the_doctor_outlives_a_damaged_list_of_approved_models(install: Install) -> None:
+    settings = install(OF_NOTHING)
+    (settings.models_home / "allowed.json").write_text("{")
+    checks = {check.what: check for check in examine(settings)}
+    assert checks["models"].verdict is Verdict.MISSING
+    assert "found a damaged file" in checks["models"].found
+
+
 def said(folder: Path, *arguments: str, code: int = 0) -> str:
     """What the command says, run in this process."""
     done = CliRunner().invoke(

@@ -1,5 +1,6 @@
 """A backup of files that others write to is one of a moment, and what must not be backed up to is refused."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -77,7 +78,10 @@ def test_a_database_that_its_owner_keeps_locked_is_copied_as_it_was_at_one_momen
 
 
 @pytest.mark.parametrize("locked", [0.0], indirect=True)
-def test_a_database_that_is_never_left_alone_is_not_copied_wrongly(locked: Path, tmp_path: Path) -> None:
+def test_a_database_that_is_never_left_alone_is_not_copied_wrongly(
+    locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coread.backup.sqlite_files.STILL_S", 30.0)  # a slow disk is no pause
     with pytest.raises(ArchiveUnavailable, match="try again when less is sent"):
         copy_locked(locked, tmp_path / "copy", patience_s=0.5)
     assert not (tmp_path / "copy").exists()
@@ -94,6 +98,8 @@ def test_files_of_orthanc_are_copied_once_and_those_that_are_gone_are_told(tmp_p
     there.parent.mkdir(parents=True)
     there.write_bytes(b"pixels")
     assert copy_files(["abcd", "ffff"], tmp_path / "from", tmp_path / "to") == ["ffff"]
+    place_of(tmp_path / "to", "abcd").write_bytes(b"pix")  # as of a file that was still being written
+    assert copy_files(["abcd"], tmp_path / "from", tmp_path / "to") == []
     there.unlink()
     assert copy_files(["abcd"], tmp_path / "from", tmp_path / "to") == []
     assert place_of(tmp_path / "to", "abcd").read_bytes() == b"pixels"
@@ -144,6 +150,74 @@ def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path: Path) -> None:
     remote = settings.model_copy(update={"ledger": LedgerSettings.model_validate({"url": "https://orthanc.example"})})
     with pytest.raises(ConfigurationError, match="take the backup on that machine"):
         back_up(remote, tmp_path / "backup", settings_file=None, say=quiet)
+
+
+@pytest.fixture
+def with_orthanc(tmp_path: Path) -> Settings:
+    """Of a data folder with a ledger, and with an Orthanc that has one image."""
+    settings = settings_in(tmp_path)
+    make_ledger(settings)
+    write_orthanc(settings, identity="first", image="abcd")
+    return settings
+
+
+def make_ledger(settings: Settings) -> None:
+    ledger = Ledger(settings.ledger_url)
+    ledger.migrate()
+    ledger.close()
+
+
+def write_orthanc(settings: Settings, *, identity: str, image: str) -> None:
+    """As Orthanc has it: in write-ahead mode, and with the name that the plugin gives the index."""
+    folder = settings.data_folder / "orthanc"
+    place_of(folder, image).parent.mkdir(parents=True)
+    place_of(folder, image).write_bytes(b"pixels")
+    with closing(sqlite3.connect(folder / "index", isolation_level=None)) as index:
+        index.execute("PRAGMA journal_mode=WAL")
+        index.execute("CREATE TABLE GlobalProperties (property INTEGER PRIMARY KEY, value TEXT)")
+        index.execute("INSERT INTO GlobalProperties VALUES (4711, ?)", (identity,))
+        index.execute("CREATE TABLE AttachedFiles (uuid TEXT)")
+        index.execute("INSERT INTO AttachedFiles VALUES (?)", (image,))
+
+
+def test_the_backup_of_what_was_lost_is_not_overwritten_with_what_stands_in_its_place(
+    with_orthanc: Settings, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup"
+    for _ in range(2):
+        assert back_up(with_orthanc, backup, settings_file=None, say=quiet).images == 1
+    ledger = (backup / "data" / "ledger.sqlite").read_bytes()
+    shutil.rmtree(with_orthanc.data_folder)
+    make_ledger(with_orthanc)
+    write_orthanc(with_orthanc, identity="second", image="ef01")
+    with pytest.raises(ConfigurationError, match=r"found one of another: .* restore it, or name another folder"):
+        back_up(with_orthanc, backup, settings_file=None, say=quiet)
+    assert place_of(backup / "data" / "orthanc", "abcd").exists()
+    assert (backup / "data" / "ledger.sqlite").read_bytes() == ledger
+
+
+def test_an_orthanc_whose_name_is_still_in_its_log_is_known(with_orthanc: Settings, tmp_path: Path) -> None:
+    back_up(with_orthanc, tmp_path / "backup", settings_file=None, say=quiet)
+    index = with_orthanc.data_folder / "orthanc" / "index"
+    with closing(sqlite3.connect(index)) as plain:
+        written = "".join(plain.iterdump())
+    index.unlink()
+    with closing(sqlite3.connect(index)) as owner:
+        owner.execute("PRAGMA journal_mode=WAL")
+        owner.executescript(written)
+        assert back_up(with_orthanc, tmp_path / "backup", settings_file=None, say=quiet).images == 1
+
+
+def test_two_backups_at_a_time_do_not_write_to_one_folder(with_orthanc: Settings, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def say(part: str) -> None:
+        said.append(part)
+        with pytest.raises(ConfigurationError, match="found another backup being taken"):
+            back_up(with_orthanc, tmp_path / "backup", settings_file=None, say=quiet)
+
+    back_up(with_orthanc, tmp_path / "backup", settings_file=None, say=say)
+    assert said
 
 
 def test_a_ledger_in_postgresql_is_dumped_and_comes_back(postgresql: PostgreSQL, tmp_path: Path) -> None:

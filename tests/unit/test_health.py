@@ -216,11 +216,13 @@ def test_the_monitor_outlives_whatever_it_meets_and_says_it_once(
     monkeypatch.setattr("coread.plugin.metrics.LOOK_EVERY_S", 0.01)
     monitor = monitor_of(file_ledger, tmp_path, try_broker=lambda: surprise("broker"), orthanc_version=orthanc_version)
 
-    def after_rounds(count: int) -> list[tuple[str, str]]:
-        """What is logged meanwhile: the step, and the kind of error."""
+    def after_rounds(count: int, **meets: Exception | None) -> list[tuple[str, str]]:
+        """What is logged from when it ``meets`` this: the step, and the kind of error."""
+        already = len(logged)
+        met.update(meets)
         while rounds_seen.acquire(blocking=False):
             pass
-        already, before = len(logged), dict(asked)
+        before = dict(asked)
         for _ in range(count + 1):
             assert rounds_seen.acquire(timeout=60)
         assert min(asked[what] - before[what] for what in asked) >= count, "one was not looked at any more"
@@ -228,17 +230,14 @@ def test_the_monitor_outlives_whatever_it_meets_and_says_it_once(
 
     with capture_logs() as logged, running(monitor):
         assert after_rounds(1) == []
-        met.update(ledger=ValueError("x"), broker=RuntimeError("x"), orthanc=KeyError("x"))
         once = [("see_broker", "RuntimeError"), ("see_ledger", "ValueError"), ("see_orthanc", "KeyError")]
-        assert sorted(after_rounds(3)) == once
+        all_break = {"ledger": ValueError("x"), "broker": RuntimeError("x"), "orthanc": KeyError("x")}
+        assert sorted(after_rounds(3, **all_break)) == once
         assert "coread_broker_up{}" not in samples(monitor.text().decode()), "it is not known"
-        met["ledger"] = TypeError("x")
-        assert after_rounds(3) == [("see_ledger", "TypeError")], "another kind is told, too"
-        met.update(dict.fromkeys(met))
-        assert after_rounds(3) == []
+        assert after_rounds(3, ledger=TypeError("x")) == [("see_ledger", "TypeError")], "another kind is told, too"
+        assert after_rounds(3, **dict.fromkeys(met)) == []
         assert samples(monitor.text().decode())["coread_broker_up{}"] == 1
-        met["broker"] = RuntimeError("x")
-        assert after_rounds(3) == [("see_broker", "RuntimeError")], "it had gone well in between"
+        assert after_rounds(3, broker=RuntimeError("x")) == [("see_broker", "RuntimeError")], "it had gone well"
 
 
 def test_a_queue_where_jobs_wait_for_no_worker_is_named(file_ledger: Ledger, tmp_path: Path) -> None:

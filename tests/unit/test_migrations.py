@@ -2,8 +2,10 @@
 
 import json
 import sqlite3
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -301,6 +303,7 @@ def test_whoever_an_upgrade_has_left_running_takes_nothing(url: str, engine: sa.
     (study,) = ledger.arriving()
     ledger.settle(study, [a_job()], present_uids=(), at=NOW)
     ledger.queue_due(at=NOW)
+    assert ledger.note_returned([("instance", study.orthanc_id, "1.2.3")], at=NOW) == 1
     bring_to_a_later_form(engine)
     with pytest.raises(ConfigurationError, match="later than this program's"):
         ledger.claim(worker="old", at=NOW, lease=timedelta(minutes=1))
@@ -308,9 +311,29 @@ def test_whoever_an_upgrade_has_left_running_takes_nothing(url: str, engine: sa.
         ledger.claim_delivery("pacs", courier="old", at=NOW, lease=timedelta(minutes=1))
     with pytest.raises(ConfigurationError, match="later than this program's"):
         ledger.attend_runs(archivist="old", at=NOW, lease=timedelta(minutes=1))
+    with pytest.raises(ConfigurationError, match="later than this program's"):
+        ledger.claim_returned(clerk="old", at=NOW, lease=timedelta(minutes=1))
     record = ledger.job("a")
     assert record is not None
     assert (record.state, record.attempts) == (JobState.QUEUED, 0)
+    ledger.close()
+
+
+@pytest.mark.parametrize("url", ["PostgreSQL"], indirect=True)
+def test_who_claims_while_the_ledger_is_migrated_is_waited_for(url: str, engine: sa.Engine) -> None:
+    """Else a worker could look at the form, wait for the tables, and take a job of the new one."""
+    make_ledger_of(REVISIONS[-2], engine)
+    ledger = Ledger(url)
+    waits = sa.text("SELECT count(*) FROM pg_locks WHERE relation = 'alembic_version'::regclass AND NOT granted")
+    with engine.connect() as watching, ThreadPoolExecutor(1) as plugin:
+        with engine.begin() as claiming:
+            assert claiming.scalar(sa.text("SELECT version_num FROM alembic_version")) == REVISIONS[-2]
+            migrating = plugin.submit(ledger.migrate)
+            while not watching.scalar(waits):
+                assert not migrating.done(), "it did not wait"
+                time.sleep(0.01)
+        migrating.result(60)
+    ledger.check_version()
     ledger.close()
 
 
@@ -339,8 +362,15 @@ def test_a_worker_on_another_machine_that_is_behind_the_plugin_gets_no_job(tmp_p
         return httpx.Response(200, json={"answer": answer})
 
     remote = RemoteLedger("http://nowhere", transport=httpx.MockTransport(respond))
-    with pytest.raises(ConfigurationError, match=r"found one of 0\.0\.1; install the same version"):
-        remote.claim(worker="old", queues=None, at=NOW, lease=timedelta(minutes=1))
-    assert said
+    minute = timedelta(minutes=1)
+    claims: tuple[Callable[[], object], ...] = (
+        lambda: remote.claim(worker="old", queues=None, at=NOW, lease=minute),
+        lambda: remote.claim_review(clerk="old", at=NOW, lease=minute),
+        lambda: remote.claim_returned(clerk="old", at=NOW, lease=minute),
+    )
+    for claim in claims:
+        with pytest.raises(ConfigurationError, match=r"found one of 0\.0\.1; install the same version"):
+            claim()
+    assert len(said) == 3
     remote.close()
     ledger.close()

@@ -65,6 +65,19 @@ def test_it_says_the_program_and_each_shipped_model_with_its_digest(
     assert list(tmp_path.iterdir()) == [], "asking makes nothing"
 
 
+def test_a_shipped_model_that_the_settings_do_not_allow_is_shown_with_its_digest(tmp_path: Path) -> None:
+    """It is what must be known to allow it."""
+    file = tmp_path / "coread.toml"
+    file.write_text('data_folder = "data"\n[models]\nallowed = []\n')
+    for name, model in installed_models(Settings()).items():
+        version, shown = model.version, model.digest()[:DIGEST_SHOWN]
+        line = line_of(name, said("--config", str(file)))
+        assert line == f"  {name}, version {version}, sha256 {shown}, not allowed"
+        found = CliRunner().invoke(coread, ["--config", str(file), "models", "show", name, "--json"])
+        assert found.exit_code == 0, found.output
+        assert json.loads(found.stdout)["digest"] == model.digest()
+
+
 @pytest.mark.parametrize("order", [("--config", "FILE", "--version"), ("--version", "--config", "FILE")])
 def test_models_that_were_added_are_those_of_the_settings(settings: Path, order: tuple[str, ...]) -> None:
     found = CliRunner().invoke(coread, [str(settings) if word == "FILE" else word for word in order])

@@ -3,9 +3,30 @@
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+
+from coread.archive import IDENTITY_PROPERTY
+
+TRIES, WAIT_S = 5, 0.1
+
+
+def identity_of(index: Path) -> str:
+    """The name that the plugin has given an index in SQLite, for good; empty if there is none yet.
+
+    It is read past the lock, and past the log: as it was written long ago. What is being written just then may seem
+    damaged, so it is tried more than once.
+    """
+    address = f"{index.absolute().as_uri()}?immutable=1"
+    for _ in range(TRIES):
+        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(address, uri=True)) as connection:
+            asked = "SELECT value FROM GlobalProperties WHERE property = ?"
+            for (name,) in connection.execute(asked, (IDENTITY_PROPERTY,)):
+                return str(name)
+        time.sleep(WAIT_S)
+    return ""
 
 
 def names_in(index: Path) -> Iterator[str]:
@@ -25,7 +46,7 @@ def copy_files(names: Iterable[str], source: Path, target: Path) -> list[str]:
     gone = []
     for name in names:
         place = place_of(target, name)
-        if place.exists():
+        if _is_whole(place, place_of(source, name)):
             continue
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = place.with_name(f"{name}.part")
@@ -38,6 +59,16 @@ def copy_files(names: Iterable[str], source: Path, target: Path) -> list[str]:
             os.fsync(file.fileno())
         partial.replace(place)
     return gone
+
+
+def _is_whole(copy: Path, original: Path) -> bool:
+    """Whether there is a copy, and not one that was taken while Orthanc still wrote the file."""
+    if not copy.exists():
+        return False
+    try:
+        return copy.stat().st_size == original.stat().st_size
+    except FileNotFoundError:  # it was deleted since
+        return True
 
 
 def remove_all_but(names: set[str], folder: Path) -> int:

@@ -1,8 +1,10 @@
 """Takes a backup, part by part, in the order that makes the parts go together."""
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from coread import __version__
-from coread.backup.orthanc_files import copy_files, names_in, remove_all_but
+from coread.backup.orthanc_files import copy_files, identity_of, names_in, remove_all_but
 from coread.backup.postgresql import dump
 from coread.backup.sqlite_files import copy_locked, copy_online
 from coread.errors import ArchiveUnavailable, ConfigurationError
+from coread.logs import logger
 from coread.settings import Settings
 
 ABOUT = "backup.json"
@@ -57,20 +60,61 @@ def back_up(settings: Settings, folder: Path, *, settings_file: Path | None, say
     folder.chmod(0o700)  # there are patients' images in it
     if not (folder / ABOUT).exists():
         _write_about(folder, Backup(begun_at=begun_at.isoformat(timespec="seconds")))
-    parts = list(_parts(settings, folder, settings_file=settings_file, say=say))
-    images = 0
-    if (settings.data_folder / ORTHANC).exists():
-        say("Orthanc: index and images")
-        images = _back_up_orthanc(settings, folder)
-        parts.append(f"{DATA}/{ORTHANC}")
-    done = Backup(
-        begun_at=begun_at.isoformat(timespec="seconds"),
-        ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        parts=tuple(parts),
-        images=images,
-    )
-    _write_about(folder, done)
+    with _alone_in(folder):
+        _check_is_of_the_same_orthanc(settings, folder)
+        parts = list(_parts(settings, folder, settings_file=settings_file, say=say))
+        images = 0
+        if (settings.data_folder / ORTHANC).exists():
+            say("Orthanc: index and images")
+            images = _back_up_orthanc(settings, folder)
+            parts.append(f"{DATA}/{ORTHANC}")
+        done = Backup(
+            begun_at=begun_at.isoformat(timespec="seconds"),
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            parts=tuple(parts),
+            images=images,
+        )
+        _write_about(folder, done)
     return done
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep others from backing up into the folder meanwhile, if its file system has locks.
+
+    Raises ConfigurationError if another one does.
+    """
+    with (folder / ABOUT).open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"expected to be alone in {folder}, found another backup being taken; wait for its end, or name "
+                "another folder"
+            ) from error
+        except OSError as error:
+            logger().warning("the backup's folder cannot be locked; nobody else is kept away", reason=str(error))
+        yield
+
+
+def _check_is_of_the_same_orthanc(settings: Settings, folder: Path) -> None:
+    """Raises ConfigurationError if an earlier backup is of another Orthanc: of what was lost, it may be all there is.
+
+    Only indexes in SQLite are asked.
+    """
+    ours, earlier = (data / ORTHANC / INDEX for data in (settings.data_folder, folder / DATA))
+    if not ours.exists() or not earlier.exists():
+        return
+    expected, found = identity_of(earlier), identity_of(ours)
+    if expected and not found:  # it may still be in the log beside the index
+        copy = earlier.with_name(f"{INDEX}.new")
+        copy_locked(ours, copy)
+        found = identity_of(copy)
+    if expected and found != expected:
+        raise ConfigurationError(
+            f"expected {folder} to have an earlier backup of this Orthanc, found one of another: its images would be "
+            "removed; restore it, or name another folder"
+        )
 
 
 def _write_about(folder: Path, backup: Backup) -> None:
@@ -137,7 +181,10 @@ def _copy(source: Path, target: Path) -> None:
     """A file or folder. A database is copied as it is at one moment, another file unless it is there as it is."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
-        there = {each.name for each in source.iterdir() if not each.name.endswith((*BESIDE, ".part"))}
+        try:
+            there = {each.name for each in source.iterdir() if not each.name.endswith((*BESIDE, ".part"))}
+        except FileNotFoundError:  # it was deleted meanwhile
+            there = set()
         for name in sorted(there):
             _copy(source / name, target / name)
         for each in target.iterdir():

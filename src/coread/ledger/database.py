@@ -64,9 +64,13 @@ class Database:
         Raises ConfigurationError if a later version of the program has given them theirs: there is no way back.
         """
         with self._transaction() as connection:
+            found = _form_of(connection)
+            _require_known(found)
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-            _require_known(_form_of(connection))
+                if found not in (None, _forms()[0]):
+                    # Who has looked at the form goes on with it: they end first, and the next ones look afterwards.
+                    connection.execute(sa.text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
             config = _alembic_config()
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")

@@ -154,7 +154,7 @@ class RemoteLedger:
         return [AuditEvent.from_json(event) for event in self._ask("audit", **wanted)]
 
     def claim_review(self, *, clerk: str, at: datetime, lease: timedelta) -> ReviewTask | None:  # noqa: ARG002
-        task = self._ask("claim_review", clerk=clerk, lease_s=lease.total_seconds())
+        task = self._ask("claim_review", clerk=clerk, lease_s=lease.total_seconds(), version=__version__)
         return None if task is None else ReviewTask.from_json(task)
 
     def renew_review(self, review_id: str, *, clerk: str, at: datetime, lease: timedelta) -> bool:  # noqa: ARG002
@@ -180,7 +180,7 @@ class RemoteLedger:
         return bool(self._ask("finish_review", review_id=review_id, state=state, clerk=clerk, reason=reason))
 
     def claim_returned(self, *, clerk: str, at: datetime, lease: timedelta) -> ReturnedObject | None:  # noqa: ARG002
-        found = self._ask("claim_returned", clerk=clerk, lease_s=lease.total_seconds())
+        found = self._ask("claim_returned", clerk=clerk, lease_s=lease.total_seconds(), version=__version__)
         return None if found is None else ReturnedObject(**found)
 
     def put_off_returned(self, instance: str, *, clerk: str, at: datetime, not_before: datetime) -> bool:
@@ -233,9 +233,9 @@ class RemoteLedger:
 
     @staticmethod
     def _answer(response: httpx.Response) -> Any:
-        if response.status_code == httpx.codes.CONFLICT:
-            raise ConfigurationError(str(response.json().get("error", "")))
         try:
+            if response.status_code == httpx.codes.CONFLICT:
+                raise ConfigurationError(str(response.json().get("error", "")))
             return response.raise_for_status().json()
         except (httpx.HTTPStatusError, ValueError) as error:
             raise LedgerUnavailable(

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from coread.audit.event import AuditKind, printable
 from coread.job import STANDING, Job, JobState
 from coread.ledger.audit import audit_job
-from coread.ledger.database import Database, upsert
+from coread.ledger.database import Database, require_this_form, upsert
 from coread.ledger.deliveries import REJECTED, open_review_deliveries, reopen_rejected, withdraw_deliveries
 from coread.ledger.raised import end_raises, note_finding
 from coread.ledger.tables import ARRIVING, JOB, RETURNED, REVIEW, REVIEW_WRITING, job_of
@@ -173,6 +173,7 @@ class Reviews(Database):
         if self._finds_none(query):
             return None
         with self._transaction() as connection:
+            require_this_form(connection)
             row = connection.execute(query.with_for_update(of=REVIEW_WRITING, skip_locked=True)).mappings().first()
             if row is None:
                 return None
@@ -289,6 +290,7 @@ class Reviews(Database):
         if self._finds_none(query):
             return None
         with self._transaction() as connection:
+            require_this_form(connection)
             row = connection.execute(query.with_for_update(skip_locked=True)).mappings().first()
             if row is None:
                 return None
