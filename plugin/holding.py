@@ -25,7 +25,7 @@ from coread.plugin.answers import answer
 from coread.plugin.explained import TEXT, UID, WHOLE_NUMBER, Body, Listed, Record, Shape, explained, says
 from coread.plugin.gate import Gate, Role
 from coread.plugin.json_input import read_json
-from coread.plugin.study_of import study_instance_uid_of
+from coread.plugin.study_of import is_deflated, study_instance_uid_of
 from coread.plugin.watch_file import Watch, WatchFile
 
 LONGEST_S = 120.0
@@ -46,16 +46,16 @@ class Held:
         self._until: dict[str, float] = {}
         self._watched: dict[str, Watch] = {each.study: each for each in (file.read() if file else ())}
         self._lock = threading.Lock()
+        """Held while the file is written."""
+        self._holding = threading.Lock()
 
     def hold(self, studies: list[str], *, seconds: float) -> None:
         """Take nothing of these studies (StudyInstanceUID) for so long, or take it again."""
         now = self._clock()
-        until = {uid: at for uid, at in self._until.items() if at > now}
-        # A new mapping in one step: the hook may be looking at the old one.
-        self._until = {
-            **{uid: at for uid, at in until.items() if uid not in studies},
-            **(dict.fromkeys(studies, now + seconds) if seconds > 0 else {}),
-        }
+        new = dict.fromkeys(studies, now + seconds) if seconds > 0 else {}
+        with self._holding:  # of two runs that hold at once, neither may undo the other's
+            # A new mapping in one step: the hook may be looking at the old one.
+            self._until = {uid: at for uid, at in self._until.items() if at > now and uid not in studies} | new
 
     def watch(self, study: str, *, aet: str) -> None:
         """Note from now on whether anybody but the source with that title sends of a study; what was noted stays."""
@@ -90,7 +90,8 @@ class Held:
         others: set[str] = set()
         if watched:
             aet = instance.GetInstanceRemoteAet()
-            others = {uid for uid, each in watched.items() if each.aet != aet and not each.is_joined}
+            # An empty title is nobody's: it watches a study whose source does not send by itself.
+            others = {uid for uid, each in watched.items() if not each.is_joined and (each.aet != aet or not aet)}
         if not until and not others:
             return False
         now = self._clock()
@@ -168,10 +169,14 @@ class Held:
 
 
 def _those_of(content: bytes, studies: Collection[str]) -> set[str]:
-    """Those of the studies that a file is of. Where its header cannot be followed, those that it names anywhere."""
+    """Those of the studies that a file is of. Where its header cannot be followed, those that it names anywhere; all of
+    them if nothing can be read in it.
+    """
     study = study_instance_uid_of(content)
     if study is not None:
         return {study}.intersection(studies)
+    if is_deflated(content):
+        return set(studies)
     return {uid for uid in studies if uid.encode() in content}
 
 

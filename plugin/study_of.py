@@ -12,8 +12,12 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
 LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 """Value representations whose lengths have four bytes, after two that are reserved (PS3.5 7.1.2)."""
-IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+"""Transfer syntaxes of deflated data sets: by themselves, and with JPIP (PS3.5 A.5, A.7, A.9)."""
 PREAMBLE = 128
+META = 2048
+"""Bytes at the beginning that name the transfer syntax, generously."""
 LARGEST_HEADER = 4_000_000
 """Bytes that are inflated of a deflated data set."""
 MOST_ELEMENTS = 20_000
@@ -29,21 +33,29 @@ def study_instance_uid_of(content: bytes) -> str | None:
         return None
 
 
+def is_deflated(content: bytes) -> bool:
+    """Whether a file may be deflated, so that no UID can be sought for in its bytes."""
+    return any(syntax.encode() in content[:META] for syntax in DEFLATED)
+
+
 class _OddError(Exception):
     """The bytes are not what the standard says."""
 
 
-def _study_of(content: bytes) -> str | None:
+def _study_of(content: bytes) -> str:
     if content[PREAMBLE : PREAMBLE + 4] != b"DICM":
         raise _OddError
     meta = _Elements(content, at=PREAMBLE + 4)
     syntax = meta.text_of(TRANSFER_SYNTAX_UID, before=0x00030000)
     start = meta.at
-    if syntax == DEFLATED:
+    if syntax in DEFLATED:
         content, start = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[start:], LARGEST_HEADER), 0
     order = ">" if syntax == BIG_ENDIAN else "<"
     found = _Elements(content, at=start, order=order, is_implicit=syntax == IMPLICIT)
-    return found.text_of(STUDY_INSTANCE_UID, before=STUDY_INSTANCE_UID + 1) or None
+    study = found.text_of(STUDY_INSTANCE_UID, before=STUDY_INSTANCE_UID + 1)
+    if not study or set(study) - set("0123456789."):  # what Orthanc makes of it is not said
+        raise _OddError
+    return study
 
 
 class _Elements:
@@ -66,7 +78,7 @@ class _Elements:
             last = tag
             value, length = self._head(is_implicit=self._is_implicit)
             if tag == wanted and length != UNDEFINED:
-                text = self._content[value : value + length].decode("ascii", "replace").strip("\0 ")
+                text = self._content[value : value + length].decode("ascii", "replace").strip("\0 \t\r\n")
             self._skip(value, length, is_implicit=self._is_implicit, depth=0)
         return text
 

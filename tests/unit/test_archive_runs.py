@@ -222,6 +222,19 @@ def test_of_two_runs_that_take_a_study_at_once_one_goes_first(ledger: Ledger) ->
     assert sorted(ledger.is_carried_elsewhere(study) for study in studies) == [False, True]
 
 
+@pytest.mark.parametrize("copy", [Copy.BEFORE, Copy.SHARED])
+def test_what_a_run_finds_that_another_has_left_stays_for_both(ledger: Ledger, copy: Copy) -> None:
+    for run_id in ("kept", "first", "second"):
+        start(ledger, run_id)
+    ledger.note_ended(bring(ledger, "kept"), RunStudyState.DONE, reason="", is_permanent=False, copy=Copy.OURS, at=NOW)
+    first = taken(ledger, "first")
+    assert ledger.note_copy(first, Copy.OURS)
+    ledger.put_off_study(first, reason="away", not_before=None, counts=False, copy=Copy.OURS, at=NOW)
+    bring(ledger, "second", copy=copy)
+    copies = [ledger.run_studies(run_id)[0].copy for run_id in ("kept", "first", "second")]
+    assert copies == [Copy.OURS, Copy.SHARED, copy]
+
+
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
@@ -424,6 +437,14 @@ def test_a_copy_is_not_removed_when_a_delivery_that_was_withdrawn_goes_again(led
     assert ledger.retry_delivery(delivery_id, at=NOW)
     assert not ledger.is_delivered(study)
     assert ledger.collected_studies("r", limit=9) == []
+    assert ledger.note_undelivered("r", removes=True, limit=9) == 1
+    delivery = ledger.claim_delivery("research", courier="c", at=NOW, lease=MINUTE)
+    assert delivery is not None
+    assert ledger.begin_object(delivery_id, "2.25.1", courier="c")
+    ledger.note_object(delivery_id, "2.25.1", ObjectState.REFUSED, reason="no such class")
+    ledger.put_down(delivery_id, courier="c", at=NOW, retry_at=NOW, ask_at=NOW)
+    assert ledger.note_undelivered("r", removes=True, limit=9) == 1
+    assert KEPT_FOR_RETRY in ledger.run_studies("r")[0].reason, "a person must know what it waits for"
 
 
 def test_a_study_whose_job_was_superseded_follows_the_one_in_its_place(ledger: Ledger) -> None:
@@ -580,6 +601,16 @@ def test_a_cancelled_run_ends_when_what_was_begun_has(ledger: Ledger) -> None:
     assert (run.state, run.ended_at, run.count(RunStudyState.CANCELLED)) == (RunState.CANCELLED, NOW, 2199)
     assert ledger.retry_run("r", by="ada", at=NOW) == 0
     assert not ledger.cancel_run("r", by="ada", at=NOW)
+
+
+@pytest.mark.parametrize("copy", [Copy.OURS, Copy.SHARED])
+def test_of_a_cancelled_run_what_stays_anyway_is_not_waited_for(ledger: Ledger, copy: Copy) -> None:
+    start(ledger)
+    study, later = taken(ledger), NOW + timedelta(hours=6)
+    ledger.put_off_study(study, reason="less", not_before=later, counts=True, copy=copy, at=NOW)
+    assert ledger.cancel_run("r", by="ada", at=NOW)
+    assert (ledger.take_left("r", at=NOW) is not None) is (copy is Copy.SHARED)
+    assert (ledger.take_left("r", at=later) is not None) is (copy is Copy.OURS)
 
 
 def test_the_pace_may_change_while_a_run_goes_on(ledger: Ledger) -> None:

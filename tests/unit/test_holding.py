@@ -1,6 +1,7 @@
 """The hook of each C-STORE knows which study an image is of, and who sends of a study outlives a restart."""
 
 import io
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from pydicom.uid import (
 )
 
 from coread.plugin.holding import Held
-from coread.plugin.study_of import study_instance_uid_of
+from coread.plugin.study_of import DEFLATED, study_instance_uid_of
 from coread.plugin.watch_file import LONGEST, WatchFile
 
 UID, OTHER = "1.2.826.0.1.3680043.8.498.1", "1.2.826.0.1.3680043.8.498.2"
@@ -89,9 +90,22 @@ def test_a_harmed_header_has_no_study_or_any_and_breaks_nothing(at: int, harm: b
     assert study_instance_uid_of(content[:end]) in (None, UID)
 
 
+@pytest.mark.parametrize("oddity", [b"1.2\0\0.3", b"1.2\\3.4", b"1.2x"])
+def test_a_uid_that_is_none_is_not_believed(oddity: bytes) -> None:
+    content = an_image("1.2.345")
+    at = content.rindex(b"\x20\x00\x0d\x00UI") + 8
+    assert study_instance_uid_of(content[:at] + oddity.ljust(8, b"\0") + content[at + 8 :]) is None
+
+
+def test_a_padded_uid_is_the_uid() -> None:
+    content = an_image("1.2.345")
+    at = content.rindex(b"\x20\x00\x0d\x00UI") + 8
+    assert study_instance_uid_of(content[:at] + b" 1.2.34 " + content[at + 8 :]) == "1.2.34"
+
+
 def test_a_header_that_names_two_studies_is_of_neither() -> None:
     content = an_image()
-    at = content.index(b"\x20\x00\x0d\x00UI")
+    at = content.rindex(b"\x20\x00\x0d\x00UI")  # the one before is in a sequence
     element = content[at : content.index(b"\x20\x00\x0e\x00UI")]
     assert study_instance_uid_of(content[:at] + element + content[at:]) is None
 
@@ -118,6 +132,51 @@ def test_of_a_header_that_cannot_be_followed_all_that_it_names_are_joined() -> N
     held.watch(UID, aet="PACS")
     assert not held.refuses(sent(an_image()[100:]))
     assert not held.is_alone(UID)
+
+
+def syntax_element(syntax: str) -> bytes:
+    value = syntax.encode() + b"\0" * (len(syntax) % 2)
+    return b"\x02\x00\x10\x00UI" + len(value).to_bytes(2, "little") + value
+
+
+@pytest.mark.parametrize("syntax", DEFLATED)
+def test_in_what_is_deflated_and_cannot_be_followed_may_be_anything(syntax: str) -> None:
+    content = an_image(syntax=DeflatedExplicitVRLittleEndian)
+    named = content.replace(syntax_element(DeflatedExplicitVRLittleEndian), syntax_element(syntax))
+    assert study_instance_uid_of(named) == UID
+    meta = named[: named.index(syntax_element(syntax)) + len(syntax_element(syntax))]
+    harmed = meta.replace(UID.encode(), b"1" * len(UID)) + b"\xff" * 1000
+    assert study_instance_uid_of(harmed) is None
+    held = Held()
+    held.watch(UID, aet="PACS")
+    assert not held.refuses(sent(harmed))
+    assert not held.is_alone(UID)
+
+
+def test_who_sends_under_no_title_is_somebody_else() -> None:
+    held = Held()
+    held.watch(UID, aet="")
+    assert not held.refuses(sent(an_image(), aet=""))
+    assert not held.is_alone(UID)
+
+
+def test_of_two_who_hold_studies_at_once_neither_undoes_the_others() -> None:
+    held = Held()
+    other = threading.Thread(target=lambda: held.hold([OTHER], seconds=60))
+
+    class Slow(list[str]):
+        """While it is looked at, somebody else comes, and has time enough."""
+
+        def __contains__(self, study: object) -> bool:
+            if other.ident is None:
+                other.start()
+                other.join(0.1)
+            return super().__contains__(study)
+
+    held.hold(["1.2.3"], seconds=60)
+    held.hold(Slow([UID]), seconds=60)
+    other.join()
+    assert [held.refuses(sent(study.encode())) for study in (UID, OTHER, "1.2.3")] == [True] * 3
 
 
 @pytest.fixture

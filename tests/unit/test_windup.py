@@ -224,6 +224,18 @@ def test_it_goes_on_where_orthanc_was_away_when_its_run_is_cancelled(
     assert is_over(scene, copy=Copy.UNKNOWN)
 
 
+def test_a_copy_is_not_removed_after_a_look_that_took_too_long(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.attempt(lambda: scene.orthanc.arrive("1"), breaks_off(AWAY))
+    wind_up = cancelled(scene)
+    with monkeypatch.context() as slow:
+        slow.setattr("coread.archivist.removal.LOOK_S", -1.0)
+        with pytest.raises(ArchiveUnavailable, match="took"):
+            wind_up.step()
+    assert list(scene.orthanc.instances) == ["1"]
+    assert wind_up.step()
+    assert scene.orthanc.instances == {}
+
+
 def killed_in_retrieval(scene: Scene, tmp_path: Path) -> Conductor:
     """The archivist that takes over from one that was killed while it retrieved a study, of which a part has come."""
     study = take(scene.ledger, "abc1")

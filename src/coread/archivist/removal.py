@@ -1,14 +1,18 @@
 """Removing what a run has brought: only that, and only if nobody else has anything to do with it."""
 
+import time
 from collections.abc import Collection
 from datetime import datetime
 
-from coread.archive import Archive, ArchivedStudy
+from coread.archive import HELD_S, Archive, ArchivedStudy
 from coread.archive_run import Copy, RunStudy
 from coread.copies import HALF, Bringer, contents_of, is_brought
-from coread.errors import CoreadError, SourceGone
+from coread.errors import ArchiveUnavailable, CoreadError, SourceGone
 from coread.ledger import Ledger
 from coread.logs import logger
+
+LOOK_S = HELD_S / 3
+"""A look at a copy that takes longer is not relied on: the study may be held no more, and something may have come."""
 
 
 def is_ours(
@@ -31,14 +35,21 @@ def remove_copy(
 ) -> tuple[Copy, int]:
     """Remove a study that a run has brought, with its results. What has become of it, and how many instances it had.
 
-    What is gone already counts as removed.
+    What is gone already counts as removed. The study must be held; raises ArchiveUnavailable if our Orthanc is so slow
+    that it may be held no longer.
     """
+    begun = time.monotonic()
     try:
         study = archive.study(orthanc_id)
         if not is_ours(study, archive, brought=brought, results=results, bringer=bringer):
             return Copy.SHARED, 0
     except SourceGone:
         return Copy.REMOVED, 0
+    if (took := time.monotonic() - begun) > LOOK_S:
+        raise ArchiveUnavailable(
+            f"expected our Orthanc to list a study within {LOOK_S:g} s, it took {took:.0f} s; what came of the study "
+            "meanwhile might be lost, so its copy is removed later"
+        )
     archive.delete_study(orthanc_id)
     return Copy.REMOVED, sum(len(series.instances) for series in study.series)
 

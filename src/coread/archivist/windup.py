@@ -111,8 +111,8 @@ class WindUp:
         waits for a person because of a delivery.
         """
         run_id = self._run.run.run_id
-        in_flight = self._run.run.terms.in_flight
-        self._run.undelivered = self._ledger.note_undelivered(run_id, removes=self._removes, limit=in_flight)
+        limit = max(self._run.run.terms.in_flight, self._run.run.in_flight)  # the terms may have become stricter
+        self._run.undelivered = self._ledger.note_undelivered(run_id, removes=self._removes, limit=limit)
         for study in self._ledger.stuck_studies(run_id, before=self._clock() - STUCK, limit=SOME):
             if study.orthanc_id is None or not self._archive.studies_with(study.study_instance_uid):
                 reason = "it was deleted from our Orthanc before it was read"

@@ -446,6 +446,8 @@ class ArchiveRuns(Database):
         with self._transaction() as connection:
             this = (*_this(study), RUN_STUDY.c.state == RunStudyState.RETRIEVING)
             values = {"copy": copy, "orthanc_id": orthanc_id, "brought": None}
+            if copy is not Copy.OURS:
+                _share_with(connection, study)
             return bool(connection.execute(sa.update(RUN_STUDY).where(*this).values(values)).rowcount)
 
     def note_here(
@@ -464,6 +466,8 @@ class ArchiveRuns(Database):
         the run has brought it; ``size``: bytes. False if the study is no longer being retrieved.
         """
         with self._transaction() as connection:
+            if copy is not Copy.OURS:
+                _share_with(connection, study)
             known = _study_row(connection, study.run_id, study.position)
             if known is not None and known["copy"] == Copy.SHARED:  # somebody else has sent of it meanwhile
                 copy = Copy.SHARED
@@ -537,7 +541,9 @@ class ArchiveRuns(Database):
         """Record of each study of which a delivery has failed, and which waits for it, what a person can do. How many
         studies wait for deliveries that have not ended, failed or not; so many are looked at, at most.
         """
-        of_state = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.READING)
+        # Collected is one whose delivery a person has had retried at the last moment.
+        states = (RunStudyState.READING, RunStudyState.COLLECTED)
+        of_state = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state.in_(states))
         columns = (RUN_STUDY.c.position, RUN_STUDY.c.reason)
         with self._transaction() as connection:
             reading = connection.execute(sa.select(*columns).where(*of_state).limit(limit)).all()
@@ -632,14 +638,16 @@ class ArchiveRuns(Database):
 
     def take_left(self, run_id: str, *, at: datetime) -> RunStudy | None:
         """A study of a cancelled run that was put back when something may have come of it; None if there is none, or
-        not yet. It counts as being retrieved, so that no other run begins with it, until it is noted how it ended.
+        not yet: the source may still be sending what is to be removed. It counts as being retrieved, so that no other
+        run begins with it, until it is noted how it ended.
         """
         with self._transaction() as connection:
             row = connection.execute(_locked(run_id)).mappings().one_or_none()
             if row is None or row["state"] != RunState.CANCELLED or not row["due"]:
                 return None
             of_run = (RUN_STUDY.c.run_id == run_id, RUN_STUDY.c.state == RunStudyState.DUE, HAS_COME)
-            is_due = sa.or_(RUN_STUDY.c.not_before.is_(None), RUN_STUDY.c.not_before <= at)
+            is_kept = RUN_STUDY.c.copy == Copy.SHARED
+            is_due = sa.or_(is_kept, RUN_STUDY.c.not_before.is_(None), RUN_STUDY.c.not_before <= at)
             query = sa.select(RUN_STUDY).where(*of_run, is_due).order_by(RUN_STUDY.c.position).limit(1)
             study = connection.execute(query.with_for_update()).mappings().one_or_none()
             if study is None:
@@ -663,6 +671,17 @@ class ArchiveRuns(Database):
     ) -> bool:
         with self._transaction() as connection:
             return move_study(connection, study.run_id, study.position, old, new, at=at, **values)
+
+
+def _share_with(connection: sa.Connection, study: RunStudy) -> None:
+    """A run has found here what another has brought and is not done with, as one that is paused: it stays for both."""
+    left = (
+        RUN_STUDY.c.study_instance_uid == study.study_instance_uid,
+        RUN_STUDY.c.copy == Copy.OURS,
+        RUN_STUDY.c.state.in_((RunStudyState.DUE, *IN_FLIGHT)),
+        sa.or_(RUN_STUDY.c.run_id != study.run_id, RUN_STUDY.c.position != study.position),
+    )
+    connection.execute(sa.update(RUN_STUDY).where(*left).values(copy=Copy.SHARED))
 
 
 def _have_settled(connection: sa.Connection, orthanc_id: str, *, copy: Copy, at: datetime) -> None:
