@@ -130,8 +130,9 @@ def at_a_terminal(folder: Path, *arguments: str, until: str) -> Shown:
     """What the command shows at a terminal until a text is there, and after a Ctrl-C."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": "100", "LINES": "30", "TERM": "xterm"}
+    # Whoever runs the tests in the background may have Ctrl-C ignored by all that they start.
     process = subprocess.Popen(
-        [sys.executable, "-m", "coread", "archive", *arguments],
+        ["env", "--default-signal=INT", sys.executable, "-m", "coread", "archive", *arguments],
         cwd=folder,
         stdin=theirs,
         stdout=theirs,
