@@ -30,7 +30,7 @@ SETTLING_S = 1.0
 """A step does a part of much work, so that what is due is published meanwhile, and the disk looked at."""
 
 GROWING = timedelta(seconds=1)
-"""A log that grows is read so often; one that has stopped growing at once."""
+"""A log that grows is read so often; one that has stopped growing, or that a study waits for, at once."""
 
 ASKS_WORKLIST = "the modality worklist is asked what was ordered"
 
@@ -93,6 +93,8 @@ class Intake:
         """When the log was last read to its end."""
         self._look_again_at: dict[str, datetime] = {}
         """When to look again at a study that something was the matter with."""
+        self._pause_ends_at: datetime | None = None
+        """When the first of the studies that images still come of will have had none for long enough."""
 
     def step(self) -> None:
         """Take in what arrived, make jobs of the studies that are complete, publish what is due."""
@@ -165,6 +167,7 @@ class Intake:
 
     def _is_put_off_while_it_grows(self, newest: int) -> bool:
         """Whether the log is still growing, and may for a moment more: to read it meanwhile would slow the sender down.
+        While others send without end, as an archive run does, a study that may be complete by now does not wait for it.
 
         When it was last seen to have grown is remembered: then the last of it arrived, whenever it is read.
         """
@@ -172,7 +175,8 @@ class Intake:
         has_grown = newest != self._newest
         if has_grown:
             self._newest, self._grew_at = newest, now
-        if not has_grown or self._log_read_at is None or now - self._log_read_at >= GROWING:
+        is_waited_for = self._pause_ends_at is not None and now >= self._pause_ends_at
+        if not has_grown or is_waited_for or self._log_read_at is None or now - self._log_read_at >= GROWING:
             self._log_read_at = now
             return False
         return True
@@ -193,9 +197,11 @@ class Intake:
         self._retrieved = {study: seen for study, seen in self._retrieved.items() if study in present}
         self._look_again_at = {study: at for study, at in self._look_again_at.items() if study in present}
         self._has_runs = self._has_runs or (bool(arriving) and self._ledger.has_runs())
+        still = {study.orthanc_id: self._end_of_pause(study) for study in arriving if self._is_arriving_still(study)}
+        self._pause_ends_at = min(still.values(), default=None)
         enough_at = time.monotonic() + SETTLING_S
         for study in arriving:
-            if self._is_put_off(study) or (study.read_asked_at is None and self._is_arriving_still(study)):
+            if self._is_put_off(study) or study.orthanc_id in still:
                 continue
             if time.monotonic() > enough_at:
                 return  # the next step goes on: meanwhile, jobs are published
@@ -224,10 +230,14 @@ class Intake:
 
     def _is_arriving_still(self, study: ArrivingStudy) -> bool:
         """Whether it would be in vain to look at it."""
-        if study.last_change == FOR_RUN:
+        if study.last_change == FOR_RUN or study.read_asked_at is not None:
             return False
+        return self._clock() < self._end_of_pause(study)
+
+    def _end_of_pause(self, study: ArrivingStudy) -> datetime:
+        """When it may be complete, if no more of it comes."""
         intake = self._settings.intake
-        return self._clock() - study.last_arrival_at < timedelta(seconds=min(intake.settle_s, intake.quiet_s))
+        return study.last_arrival_at + timedelta(seconds=min(intake.settle_s, intake.quiet_s))
 
     def _look_at(self, study: ArrivingStudy) -> None:
         evidence = self._evidence.of(study)

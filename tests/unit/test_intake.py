@@ -18,7 +18,7 @@ from coread.objects import Profile
 from coread.plugin import intake as intake_module
 from coread.plugin.connections import Associations
 from coread.plugin.evidence import EvidenceGatherer
-from coread.plugin.intake import ASK_ORDER_AGAIN, ASKS_WORKLIST, RETRIEVES, Intake
+from coread.plugin.intake import ASK_ORDER_AGAIN, ASKS_WORKLIST, GROWING, RETRIEVES, Intake
 from coread.plugin.orders import PATIENCE, Orders
 from coread.plugin.planning import Planner
 from coread.plugin.route_table import RoutesInForce
@@ -136,6 +136,7 @@ class Scene:
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
         self.ledger.migrate()
         self.now: datetime = NOW
+        self.quiet = QUIET
         self.published: list[str] = []
         self.routes: tuple[Route, ...] = ROUTES
         self.orders: Orders | None = None
@@ -148,7 +149,7 @@ class Scene:
     def intake(self) -> Intake:
         """An intake that has just started."""
         archive = cast("Archive", self.archive)
-        settings = Settings(intake=IntakeSettings(quiet_s=QUIET.total_seconds()))
+        settings = Settings(intake=IntakeSettings(quiet_s=self.quiet.total_seconds()))
         return Intake(
             archive=archive,
             archive_identity=self.archive_identity,
@@ -216,6 +217,27 @@ def test_a_late_instance_makes_a_new_job_that_supersedes_the_old(scene: Scene) -
         scene.archive.arrive("a", instance)
     states = [record.state for record in scene.ledger.jobs()]
     assert sorted(states) == [JobState.QUEUED, JobState.SUPERSEDED]
+
+
+@pytest.mark.parametrize("steps_before", range(0, 12, 3))
+def test_a_study_waits_a_second_longer_at_most_while_others_send_without_end(scene: Scene, steps_before: int) -> None:
+    scene.quiet = timedelta(seconds=1.5)
+    tick = timedelta(seconds=0.1)
+    intake = scene.intake()
+
+    def others_go_on() -> None:
+        scene.archive.arrive("other", str(scene.archive.newest))
+        intake.step()
+        scene.pass_time(tick)
+
+    for _ in range(20 + steps_before):
+        others_go_on()
+    scene.archive.arrive("a", "1")
+    began, pages = scene.now, scene.archive.pages
+    while not scene.published and scene.now - began < QUIET:
+        others_go_on()
+    assert scene.quiet <= scene.now - began <= scene.quiet + GROWING + 2 * tick
+    assert scene.archive.pages - pages <= 2 * 4  # each time the log is read, the last page is empty
 
 
 def test_the_log_is_read_page_by_page(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
