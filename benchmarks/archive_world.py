@@ -356,8 +356,8 @@ class Simulation:
 
     def _finish(self, job: Job, worker: str, state: JobState) -> None:
         reason = "" if state is JobState.DONE else "expected a CT with contrast, found one without"
-        if not self._ledger.finish(job.job_id, state, worker=worker, reason=reason, at=self._clock.now()):
-            raise ValueError(f"expected job {job.job_id} to be {worker}'s, found that it is not")
+        # If the machine stood still for longer than a lease, the job is another worker's by now, and not this one's.
+        self._ledger.finish(job.job_id, state, worker=worker, reason=reason, at=self._clock.now())
 
 
 def job_of(study_instance_uid: str, *, at: datetime) -> Job:
