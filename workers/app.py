@@ -14,7 +14,6 @@ import numba
 from celery import Celery
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
-from coread.allocation import give_back_large_blocks
 from coread.archive import Archive
 from coread.broker import WORK, make_app, queue_name
 from coread.collection import uncollected
@@ -44,7 +43,6 @@ POOL = ("--pool=threads", "--concurrency=1")
 
 def run_worker(settings: Settings) -> None:
     """Work until told to stop (SIGTERM lets the jobs in hand end first)."""
-    give_back_large_blocks()
     models = installed_models(settings)
     check_routes(settings, models)
     ledger = open_desk(settings.ledger_url, login=settings.orthanc_login)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
+from coread.allocation import give_back_freed_memory
 from coread.archive import Archive, instances_with, withdraw
 from coread.dicom_sr.encode import ResultObject
 from coread.dicom_sr.header import made_at
@@ -126,6 +127,7 @@ class InHand:
         """End the heartbeat, and keep nothing of the study."""
         self.lease.__exit__(None, None, None)
         self.runner = self.study = self.fetched = self.inferred = self.reading = None
+        give_back_freed_memory()
 
 
 def study_of(job: Job, archive: Archive) -> Study:

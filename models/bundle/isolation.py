@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from coread import errors
+from coread.allocation import give_back_freed_memory
 from coread.errors import CoreadError, ModelError, OutOfMemory
 from coread.logs import quiet_libraries
 from coread.models.bundle import child
@@ -49,7 +50,7 @@ LOOK_EVERY_S = 1.0
 """How often it is looked whether the process still lives."""
 
 KEPT = frozenset({"PATH", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV"})
-KEPT_PREFIXES = ("LC_", "LD_", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "NUMBA_")
+KEPT_PREFIXES = ("LC_", "LD_", "OMP_", "MKL_", "THP_", "CUDA_", "NVIDIA_", "NUMBA_")
 """Of the worker's environment."""
 
 
@@ -348,6 +349,8 @@ def serve() -> None:
                 names = f"numpy_names: numpy has {', '.join(renamed)} again for the bundle's code"
                 prediction = replace(prediction, adapted=(*prediction.adapted, names))
             _send(pipe_out, *_arrays_of(prediction))
+            del header, arrays, prediction
+            give_back_freed_memory()
         except CoreadError as error:
             traceback.print_exc()
             _send(pipe_out, {"error": type(error).__name__, "message": str(error)}, {})
