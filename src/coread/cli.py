@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from coread import terminal, threads  # noqa: F401  # threads: before torch
+from coread import before_torch, terminal  # noqa: F401  # before torch is loaded
 from coread.cli_alerts import alerts
 from coread.cli_archive import archive
 from coread.cli_audit import audit
@@ -210,10 +210,13 @@ def analyze(
     as_json: bool,  # noqa: FBT001  # click hands flags over by name
 ) -> None:
     """Read the studies in FOLDER without Orthanc: SEG, SR, JSON summary and PNG picture out."""
-    from coread.models.catalogue import find_model, installed_models
-    from coread.workers.folder import analyze_studies
-    from coread.workers.study import studies_in_folder
-    from coread.workers.warm import warm_models
+    from coread.collection import loading_libraries
+
+    with loading_libraries():
+        from coread.models.catalogue import find_model, installed_models
+        from coread.workers.folder import analyze_studies
+        from coread.workers.study import studies_in_folder
+        from coread.workers.warm import warm_models
 
     settings = _settings(context)
     models = installed_models(settings)
