@@ -1,5 +1,6 @@
 """From files on disk to the segmentation's and the report's files on disk, with everything around the network."""
 
+import gc
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 
 from coread import codes
+from coread.allocation import give_back_freed_memory
 from coread.benchmarks.comparison import OURS, Result, Row
 from coread.benchmarks.ct_bundle import (
     NAME,
@@ -154,7 +156,8 @@ class Clock:
 
 
 def ours(*, series: Path, output: Path, settings_file: Path) -> Callable[[], Done]:
-    """As `coread analyze` does, without the picture and the summary."""
+    """As a worker does, without the archive around it."""
+    gc.freeze()  # the libraries, as coread.collection has it
     settings = load_settings(settings_file)
     runner = warm_models(settings, installed_models(settings))(NAME)
     clock = Clock(runner.networks)
@@ -166,6 +169,8 @@ def ours(*, series: Path, output: Path, settings_file: Path) -> Callable[[], Don
         for result in reading.objects:
             (output / f"coread-{result.kind}.dcm").write_bytes(result.file())
         found = {each.label: each.voxels for each in reading.findings.present}
+        del study, reading
+        give_back_freed_memory()
         return Done(network_s=clock.seconds - before, found=found)
 
     return run

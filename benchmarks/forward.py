@@ -76,7 +76,9 @@ def _onnx(network: torch.nn.Module, window: torch.Tensor, folder: Path) -> Calla
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the new exporter needs more packages, for the same file
         torch.onnx.export(network, (window,), path, dynamo=False, opset_version=17)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would go on in the next way's time
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run() -> Any:
