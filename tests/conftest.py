@@ -6,7 +6,7 @@ import click
 import pytest
 import structlog
 
-from coread import phantom, threads  # noqa: F401  # threads: before torch is loaded
+from coread import before_torch, phantom  # noqa: F401  # before_torch: before torch is loaded
 from coread.models.catalogue import installed_models
 from coread.models.runner import BundleRunner, choose_device
 from coread.settings import Settings

@@ -1,3 +1,3 @@
 """Training and evaluation of the left-ventricle model: ``python -m coread.models.left_ventricle_sax.train``."""
 
-from coread import threads  # noqa: F401  # before torch is loaded
+from coread import before_torch  # noqa: F401  # before torch is loaded
