@@ -23,9 +23,12 @@ def asked_of(request: Mapping[str, Any]) -> dict[str, str]:
     return {unquote_plus(name): unquote_plus(value) for name, value in request.get("get", {}).items()}
 
 
-def has_nul(asked: Mapping[str, str]) -> bool:
-    """Whether something that is asked for has U+0000 in it, which no text in DICOM has and PostgreSQL does not take."""
-    return any("\x00" in name + value for name, value in asked.items())
+def can_be_looked_up(asked: Mapping[str, str]) -> bool:
+    """Whether databases take all that is asked for: U+0000, which no text in DICOM has, is refused by PostgreSQL, and
+    half of a surrogate pair, which is no character, by all.
+    """
+    written = "".join(name + value for name, value in asked.items())
+    return "\x00" not in written and not any("\ud800" <= each <= "\udfff" for each in written)
 
 
 def asked_limit(asked: Mapping[str, str], *, default: int) -> int:

@@ -9,7 +9,7 @@ from coread.access import Person as Person
 from coread.access import Role as Role
 from coread.errors import TransientError
 from coread.logs import logger
-from coread.plugin.answers import answer, asked_of, has_nul
+from coread.plugin.answers import answer, asked_of, can_be_looked_up
 from coread.plugin.denials import Denial
 from coread.plugin.guard import (
     LOOKS,
@@ -99,8 +99,9 @@ class Gate:
                 answer(output, {"error": refusal.reason}, status=refusal.status)
                 return
             asked = asked_of(request)
-            if has_nul(asked):
-                answer(output, {"error": "expected texts as parameters, found U+0000 in one"}, status=400)
+            if not can_be_looked_up(asked):
+                error = "expected texts as parameters, found U+0000 or half of a surrogate pair in one"
+                answer(output, {"error": error}, status=400)
                 return
             try:
                 handler(output, url, **{**request, "person": person, "get": asked})

@@ -296,5 +296,6 @@ def test_a_subscriber_is_served_or_refused(rest: Rest, uid: str, aet: str, keys:
         max_size=4,
     ),
 )
+@example(path="/coread/jobs", asked={"study": "\ud800"})
 def test_a_list_is_given_or_refused(rest: Rest, path: str, asked: dict[str, str]) -> None:
     assert rest.ask(path, method="GET", asked=asked) in (200, 400)
