@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from coread import codes
 from coread.allocation import give_back_freed_memory
-from coread.benchmarks.comparison import OURS, Result, Row
+from coread.benchmarks.chain_floor import chain_floor
+from coread.benchmarks.comparison import FLOOR, OURS, Result, Row
 from coread.benchmarks.ct_bundle import (
     NAME,
     ByValue,
@@ -60,7 +61,8 @@ SAME_VOXELS = 0.01
 
 def chain(folder: Path, *, labels: int, shape: Shape, repeats: int, with_forward: bool) -> Result:
     """Each way in a process of its own, in turn. What the network takes is taken out of the time, and told in the note;
-    with the forward pass, the time is whole, and the note says how much everything else adds to it.
+    with the forward pass, the time is whole, and the note says how much everything else adds to it; then there is no
+    floor, since nobody knows a network's.
 
     Raises RuntimeError if the ways do not find the same.
     """
@@ -72,6 +74,8 @@ def chain(folder: Path, *, labels: int, shape: Shape, repeats: int, with_forward
             OURS: WayInProcess(ours, settings_file=approved(folder), **both),
             STRAIGHT: WayInProcess(straight, bundle=model, labels=labels, with_unet=with_forward, **both),
         }
+        if not with_forward:
+            ways[FLOOR] = WayInProcess(chain_floor, labels=labels, shape=shape, **both)
         for way in ways.values():
             processes.enter_context(way)
         peaks = {}
@@ -90,24 +94,26 @@ def chain(folder: Path, *, labels: int, shape: Shape, repeats: int, with_forward
         for _ in range(repeats):
             for name, way in ways.items():
                 laps[name].append(way.run())
-    rows = [_row(name, laps[name], laps[OURS], peaks[name], with_forward=with_forward) for name in ways]
+    rows = [_row(name, laps, peaks[name], with_forward=with_forward) for name in ways]
     return Result(rows=rows, left_out=tuple(left_out))
 
 
-def _row(name: str, laps: Sequence[Lap], of_ours: Sequence[Lap], peak_mb: float, *, with_forward: bool) -> Row:
-    def median(of: Sequence[Lap]) -> float:
-        return statistics.median(lap.seconds if with_forward else lap.around_s for lap in of)
+def _row(name: str, laps: Mapping[str, Sequence[Lap]], peak_mb: float, *, with_forward: bool) -> Row:
+    def median(of: str) -> float:
+        return statistics.median(lap.seconds if with_forward else lap.around_s for lap in laps[of])
 
-    network_s = statistics.median(lap.network_s for lap in laps)
-    around_s = statistics.median(lap.around_s for lap in laps)
+    network_s = statistics.median(lap.network_s for lap in laps[name])
+    around_s = statistics.median(lap.around_s for lap in laps[name])
     note = f"and {network_s:.2f} s in the network"
-    if with_forward:
+    if name == FLOOR:
+        note = "the floors of the stages; what the network says is at hand"
+    elif with_forward:
         note = f"{network_s:.2f} s in the network, all else adds {100 * around_s / network_s:.0f} % to it"
     return Row(
         name=name,
-        seconds=median(laps),
-        to_floor=None,
-        to_coread=median(laps) / median(of_ours),
+        seconds=median(name),
+        to_floor=median(name) / median(FLOOR) if FLOOR in laps else None,
+        to_coread=median(name) / median(OURS),
         peak_mb=peak_mb,
         file_mb=None,
         note=note,
@@ -115,8 +121,8 @@ def _row(name: str, laps: Sequence[Lap], of_ours: Sequence[Lap], peak_mb: float,
 
 
 def _check_same(laps: Mapping[str, Lap]) -> None:
-    """Raises RuntimeError unless all ways find the same structures, of nearly the same size."""
-    (name, first), *others = laps.items()
+    """Raises RuntimeError unless all ways that say what they find find the same structures, of nearly the same size."""
+    (name, first), *others = ((name, lap) for name, lap in laps.items() if lap.found is not None)
     for other, lap in others:
         one, two = first.found or {}, lap.found or {}
         apart = [label for label in one if abs(one[label] - two.get(label, 0)) > 1 + SAME_VOXELS * one[label]]

@@ -29,31 +29,41 @@ def invert(folder: Path, *, labels: int, shape: Shape, repeats: int) -> Result: 
     """
     on_source = labels_of(labels, shape)
     volume = volume_of(ct_values(on_source))
-    small = np.ascontiguousarray(on_source[np.ix_(*_nearest(shape))].transpose(2, 1, 0)[::-1, ::-1])  # as RAS has it
+    said = what_a_network_says(on_source, labels)
     ways: dict[str, Way | Absent]
     if scores_are_inverted(labels):
-        scores = _scores(small, labels + 1)
-        fused, plain = _ours(volume, scores, labels), _monai(volume, scores, labels)
+        fused, plain = _ours(volume, said, labels), _monai(volume, said, labels)
         _check_same(fused(), plain())
         ways = {
-            FLOOR: Way(run=nothing(lambda: _linear(scores, shape)), note="fused trilinear and argmax, all cores"),
+            FLOOR: Way(run=nothing(lambda: floor(said, shape)), note="fused trilinear and argmax, all cores"),
             OURS: Way(run=nothing(fused), note="as a recognised bundle runs"),
             "MONAI": Way(run=nothing(plain), note="Invertd, then AsDiscreted"),
             "MONAI, argmax first": Way(
-                run=nothing(_monai(volume, scores, labels, argmax_first=True)),
+                run=nothing(_monai(volume, said, labels, argmax_first=True)),
                 note="AsDiscreted, then Invertd; coarser",
             ),
         }
     else:
-        decided = small[None].astype(np.float32)
+        decided = said[None].astype(np.float32)
         fused, plain = _ours(volume, decided, labels), _monai(volume, decided, labels)
         _check_same(fused(), plain())
         ways = {
-            FLOOR: Way(run=nothing(lambda: _back(small, shape)), note="nearest, all cores"),
+            FLOOR: Way(run=nothing(lambda: floor(said, shape)), note="nearest, all cores"),
             OURS: Way(run=nothing(fused), note="as a recognised bundle runs"),
             "MONAI": Way(run=nothing(plain), note="Invertd of labels, nearest"),
         }
     return compare(ways, repeats=repeats)
+
+
+def what_a_network_says(on_source: NDArray[np.uint8], labels: int) -> NDArray[Any]:
+    """Of labels on the images' grid, on the network's: few as scores (class, column, row, slice), else as they are."""
+    small = np.ascontiguousarray(on_source[np.ix_(*_nearest(on_source.shape))].transpose(2, 1, 0)[::-1, ::-1])  # RAS
+    return _scores(small, labels + 1) if scores_are_inverted(labels) else small
+
+
+def floor(said: NDArray[Any], shape: Shape) -> NDArray[np.uint8]:
+    """Labels on the images' grid of what a network says, by the least that anybody could do."""
+    return _argmax(said, shape) if said.dtype == np.float32 else _nearest_back(said, shape)
 
 
 def _nearest(shape: Shape) -> tuple[NDArray[np.intp], ...]:
@@ -110,10 +120,6 @@ def _monai(volume: Any, scores: NDArray[np.float32], labels: int, *, argmax_firs
     return run
 
 
-def _linear(scores: NDArray[np.float32], shape: Shape) -> NDArray[np.uint8]:
-    return _argmax(scores, shape)
-
-
 @numba.njit(cache=True, parallel=True, fastmath=True)
 def _argmax(scores: NDArray[np.float32], shape: Shape) -> NDArray[np.uint8]:
     """Of scores (class, column, row, slice), both flipped, the highest at each place of the images' grid."""
@@ -147,10 +153,6 @@ def _argmax(scores: NDArray[np.float32], shape: Shape) -> NDArray[np.uint8]:
                         best, label = score, each
                 found[plane, row, column] = label
     return found
-
-
-def _back(labels: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
-    return _nearest_back(labels, shape)
 
 
 @numba.njit(cache=True, parallel=True)

@@ -33,7 +33,7 @@ def measure(folder: Path, *, labels: int, shape: Shape, repeats: int) -> Result:
         meaning["measure"].append("diameter")
     longest = Manifest.model_validate(with_diameter)
     ways: dict[str, Way | Absent] = {
-        FLOOR: Way(run=lambda: _floor(found, values), note="one pass on all cores: number, sum, sum of squares"),
+        FLOOR: Way(run=lambda: floor(found, values), note="one pass on all cores: number, sum, sum of squares"),
         OURS: Way(run=lambda: _ours(prediction, volume, manifest), note="coded; and bounding boxes, areas by slice"),
         "coread, diameters": Way(
             run=lambda: _ours(prediction, volume, longest), note="and each structure's longest diameter in space"
@@ -52,7 +52,8 @@ def _ours(prediction: Prediction, volume: Any, manifest: Manifest) -> None:
     findings_of(prediction, volume, manifest=manifest, modality=MODALITY)
 
 
-def _floor(labels: NDArray[np.uint8], values: NDArray[np.int16]) -> None:
+def floor(labels: NDArray[np.uint8], values: NDArray[np.int16]) -> None:
+    """Number, sum and sum of squares of each label's values."""
     sums = _sums(labels, values)
     assert len(sums.sum(axis=0)) == LABELS  # noqa: S101  # somebody looks at it
 

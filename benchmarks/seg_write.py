@@ -49,13 +49,13 @@ def seg_write(folder: Path, *, segments: int, shape: Shape, repeats: int) -> Res
     def floor() -> Path:
         shown = count_by_slice(found.mask.array)  # nobody can leave out empty frames without looking for them
         assert int((shown[:, 1:] > 0).sum()) == len(frames[0])  # noqa: S101  # nor is it skipped for being unused
-        path.write_bytes(_packed(found.mask.array, *frames).data)
+        path.write_bytes(packed_bits(found.mask.array, *frames).data)
         return path
 
     packed = binary_frames([found.mask.array], segment_numbers(found.present))
     assert packed.segments is not None  # noqa: S101  # binary frames have segments
     frames = (packed.planes, packed.segments)
-    assert bytes(_packed(found.mask.array, *frames)) == packed.pixels  # noqa: S101  # the floor does the same work
+    assert bytes(packed_bits(found.mask.array, *frames)) == packed.pixels  # noqa: S101  # the floor does the same work
     del packed
     ways: dict[str, Way | Absent] = {
         "floor": Way(run=floor, note="slices looked for, bits packed on all cores, bytes written; no header"),
@@ -87,7 +87,8 @@ def _pack(
             packed[frame * size + byte] = value
 
 
-def _packed(labels: NDArray[np.uint8], planes: NDArray[np.intp], segments: NDArray[np.intp]) -> NDArray[np.uint8]:
+def packed_bits(labels: NDArray[np.uint8], planes: NDArray[np.intp], segments: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """A frame of each segment in each plane, a bit for each pixel."""
     packed = np.empty(len(planes) * labels.shape[1] * labels.shape[2] // 8, np.uint8)
     _pack(labels, planes, segments, packed)
     return packed
