@@ -7,6 +7,7 @@ are: by them the archive knows what belongs together.
 """
 
 import copy
+import math
 from typing import Any
 
 from pydicom import config
@@ -130,7 +131,10 @@ def _mend(header: Dataset, element: DataElement) -> None:
 def _is_valid(element: DataElement) -> bool:
     values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
     if element.VR in ("DS", "IS"):
-        return not any(isinstance(value, str) for value in values)  # what could not be converted stayed text
+        wanted = dictionary_VM(element.tag)
+        # What could not be converted stayed text.
+        are_numbers = all(not isinstance(value, str) and math.isfinite(value) for value in values)
+        return are_numbers and (not wanted.isdecimal() or len(values) == int(wanted))
     try:
         for value in values:
             validate_value(element.VR, str(value) if element.VR == "PN" else value, config.RAISE)

@@ -74,6 +74,8 @@ def test_a_harmed_study_is_read_or_refused(left_ventricle: BundleRunner, harms: 
         to_element(0x00080020, "swap", b"US"),
         to_element(0x00080030, "swap", b"FD"),
         to_element(0x00080060, "swap", b"FD", files=1),
+        to_element(0x00180050, "value", b"1\\0"),
+        to_element(0x00180050, "value", b"nan"),
         to_element(0x00200052, "swap", b"AU", files=1),
         to_element(0x00280010, "value", b"\x01\x00\x02\x00"),
     ],

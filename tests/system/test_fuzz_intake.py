@@ -3,6 +3,8 @@
 COREAD_FUZZ_EXAMPLES says how many are sent.
 """
 
+import contextlib
+
 import httpx
 import pytest
 from hypothesis import given
@@ -29,17 +31,35 @@ def as_a_study_of_its_own(files: list[bytes], number: int) -> list[bytes]:
 
 
 def send(system: System, files: list[bytes]) -> int:
-    """Store what Orthanc takes of some files; how many that is."""
-    answers = [
-        httpx.post(f"{system.running.http_url}/instances", content=file, trust_env=False, timeout=60) for file in files
-    ]
-    assert [answer.status_code for answer in answers if answer.status_code >= 500] == []
-    return sum(answer.status_code == httpx.codes.OK for answer in answers)
+    """Store what Orthanc takes of some files; how many that is.
+
+    At about one in a thousand such files Debian's Orthanc ends by itself, without any plugin, too: then it is started
+    again, as `coread up` does.
+    """
+    statuses = []
+    for file in files:
+        try:
+            answer = httpx.post(f"{system.running.http_url}/instances", content=file, trust_env=False, timeout=60)
+            statuses.append(answer.status_code)
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            system.running.watch(lambda: is_up(system))
+    assert [status for status in statuses if status >= httpx.codes.INTERNAL_SERVER_ERROR] == []
+    return statuses.count(httpx.codes.OK)
+
+
+def is_up(system: System) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{system.running.http_url}/coread/health", trust_env=False).is_success
+    return False
 
 
 def all_have_ended(system: System) -> bool:
+    """Whether no job is left, and no study but those that say what they wait for a person to do.
+
+    Some harmed studies have an identifier in common: what pauses so long between its images is waited for longer.
+    """
     jobs = httpx.get(f"{system.running.http_url}/coread/jobs", trust_env=False).json()
-    return not system.arriving() and all(job["state"] in ENDED for job in jobs)
+    return all(study["stalled"] for study in system.arriving()) and all(job["state"] in ENDED for job in jobs)
 
 
 def test_harmed_studies_end_in_a_stated_state(system: System) -> None:
@@ -52,7 +72,7 @@ def test_harmed_studies_end_in_a_stated_state(system: System) -> None:
 
     send_one()
     assert sum(sent) > 0
-    system.wait(lambda: all_have_ended(system))
+    system.running.watch(lambda: all_have_ended(system))
     jobs = httpx.get(f"{system.running.http_url}/coread/jobs", params={"limit": "10000"}, trust_env=False).json()
     assert {job["state"] for job in jobs} - STATED - {"superseded"} == set(), [
         (job["state"], job["reason"]) for job in jobs if job["state"] not in STATED
