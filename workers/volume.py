@@ -192,10 +192,11 @@ def _check_identities(images: Sequence[Dataset]) -> None:
                     "study again, or have the sender mend it"
                 )
         uid = str(image.SOPInstanceUID)
-        if not image.get("SOPClassUID") or UID(image.SOPClassUID).is_private:
+        kind = UID(image.get("SOPClassUID") or "")
+        if kind.is_private or kind.name == kind:  # the name of what the standard does not list is the UID itself
             raise NotDicom(
-                f"expected images of a class of the standard, found {image.get('SOPClassUID') or 'none'} in {uid}; "
-                "have the sender convert them"
+                f"expected images of a class of the standard, found {kind or 'none'} in {uid}; have the sender convert "
+                "them"
             )
         if uid in seen:
             raise GeometryError(

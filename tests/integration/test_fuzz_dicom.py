@@ -68,6 +68,7 @@ def test_a_harmed_study_is_read_or_refused(left_ventricle: BundleRunner, harms: 
         to_element(0x00080008, "swap", b"FD"),
         to_element(0x00080016, "swap", b"US", files=1),
         to_element(0x00080016, "value", b"1\\2", files=1),
+        to_element(0x00080016, "value", b"1.2.840.10008.5.1.4.1.1\x004", files=1),
         to_element(0x00080018, "swap", b"AT", files=1),
         to_element(0x00080018, "value", b"\xff", files=1),
         to_element(0x00080018, "value", b"1\\2", files=1),
