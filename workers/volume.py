@@ -193,7 +193,7 @@ def _check_identities(images: Sequence[Dataset]) -> None:
                 )
         uid = str(image.SOPInstanceUID)
         kind = UID(image.get("SOPClassUID") or "")
-        if kind.is_private or kind.name == kind:  # the name of what the standard does not list is the UID itself
+        if kind.type != "SOP Class":  # a private one, or none, has no type
             raise NotDicom(
                 f"expected images of a class of the standard, found {kind or 'none'} in {uid}; have the sender convert "
                 "them"

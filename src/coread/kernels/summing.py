@@ -83,7 +83,7 @@ def _add(
         highest, best = np.full(begins[-1], -np.inf, np.float32), np.zeros(begins[-1], np.int32)
         for number in range(len(mine)):
             begin, end = begins[number], begins[number + 1]
-            _weigh(weight_of, weights.shape, mine[number], new[begin:end], weight[begin:end])
+            _weigh(weight_of, weights.shape, mine[number], new[begin:end], weight[begin:end])  # times 1: as they are
         most = np.int32(0)
         for c in range(len(scores)):
             for number in range(len(mine)):
