@@ -50,9 +50,11 @@ class Gate:
         asks_users: bool,
         access: AccessSettings | None = None,
         hosts: Collection[str] = (),
+        tokens: Collection[str] = (),
         note_denial: Callable[[Denial], None] = _ignore,
     ) -> None:
         """``asks_users``: whether Orthanc lets in only users that it knows. ``hosts``: further names of this machine.
+        ``tokens``: values of the Authorization header by which the plugin itself may ask Orthanc anything.
         ``note_denial``: is told of each request that was not let through.
         """
         self._orthanc = orthanc
@@ -60,19 +62,13 @@ class Gate:
         self._access = access or AccessSettings()
         self._hosts = frozenset(host.casefold() for host in (*self._access.hosts, *hosts))
         self._note_denial = note_denial
-        self._tokens: set[str] = set()
+        self._tokens = tokens
         self.routes: dict[str, Mapping[str, Role]] = {}
         """Path → method → role of the routes that are registered."""
         self.registered: dict[str, Mapping[str, tuple[Role, Handler]]] = {}
         """The same with the handler, for `coread.plugin.openapi`."""
         self._lookers: set[tuple[str | None, str | None]] = set()
         self._ours: re.Pattern[str] | None = None
-
-    def token(self) -> str:
-        """A value of the Authorization header by which the plugin may ask Orthanc anything."""
-        token = str(self._orthanc.GenerateRestApiAuthorizationToken())
-        self._tokens.add(token)
-        return token
 
     def route(self, path: str, **handlers: tuple[Role, Handler]) -> None:
         """Register a path (a regular expression) with a handler for each method, and the role that the method needs.

@@ -2,6 +2,11 @@
 
 Calls back into Orthanc go over HTTP, never through ``orthanc.RestApi*``, which holds the interpreter lock while it
 waits. Of the hooks that run inside a C-STORE one is used, which looks at a flag (`coread.plugin.disk`).
+
+Orthanc calls that hook with a lock in its hand, and waits for the interpreter lock; some services of its module take
+the same lock, and hold the interpreter lock while they wait. Asked for while an image arrives, such a service stops
+Orthanc for good. All are used before Orthanc takes images: those that register something, and the one that makes a
+token.
 """
 
 import json
@@ -89,7 +94,9 @@ class Service:
         self._disk = DiskWatch(settings.data_folder, min_free_gb=settings.intake.min_free_gb)
         self._held = Held(file=WatchFile(settings.data_folder / "watched.json", clock=_utc_now))
         self._denials = Denials(ledger, clock=_utc_now)
-        self._gate = _gate(orthanc, settings, self._configuration, denials=self._denials)
+        self._token = str(orthanc.GenerateRestApiAuthorizationToken())
+        """A value of the Authorization header by which the plugin may ask Orthanc anything; the only one (above)."""
+        self._gate = _gate(orthanc, settings, self._configuration, token=self._token, denials=self._denials)
         self._channels = channels_of(settings, ledger=ledger, clock=_utc_now, connect=self._connect)
         self._study_list = StudyList(settings, ledger, connect=self._connect)
         # A daemon thread, because Orthanc would wait for any other one without limit.
@@ -162,8 +169,8 @@ class Service:
     # The intake's thread -----------------------------------------------------------------------------------------
 
     def _connect(self) -> Archive:
-        """A client of this Orthanc, let in by a token of the plugin's own."""
-        return Archive(f"http://127.0.0.1:{self._configuration.get('HttpPort', 8042)}", token=self._gate.token())
+        """A client of this Orthanc, let in by the plugin's own token."""
+        return Archive(f"http://127.0.0.1:{self._configuration.get('HttpPort', 8042)}", token=self._token)
 
     def _run(self) -> None:
         """The thread's work: start the others, and then take one step after the other."""
@@ -260,7 +267,7 @@ def _start_thread(name: str, work: Callable[[threading.Event], None], stop: thre
     threading.Thread(target=work, args=(stop,), name=name, daemon=True).start()
 
 
-def _gate(orthanc: Any, settings: Settings, configuration: Mapping[str, Any], *, denials: Denials) -> Gate:
+def _gate(orthanc: Any, settings: Settings, configuration: Mapping[str, Any], *, token: str, denials: Denials) -> Gate:
     """Raises ConfigurationError if people are to be told apart, and Orthanc does not ask who they are."""
     asks_users = bool(configuration.get("AuthenticationEnabled", configuration.get("RemoteAccessAllowed", False)))
     if settings.access.uses_roles and not asks_users:
@@ -269,7 +276,14 @@ def _gate(orthanc: Any, settings: Settings, configuration: Mapping[str, Any], *,
             "RegisteredUsers in Orthanc's configuration"
         )
     ours = {socket.gethostname(), urlsplit(settings.orthanc_url).hostname or ""} - {""}
-    return Gate(orthanc, asks_users=asks_users, access=settings.access, hosts=ours, note_denial=denials.note)
+    return Gate(
+        orthanc,
+        asks_users=asks_users,
+        access=settings.access,
+        hosts=ours,
+        tokens={token},
+        note_denial=denials.note,
+    )
 
 
 def _utc_now() -> datetime:
