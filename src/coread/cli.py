@@ -125,9 +125,11 @@ def up(context: click.Context) -> None:
 @click.pass_context
 def orthanc(context: click.Context) -> None:
     """Run Orthanc with the plugin alone, in the foreground, as in a container; `coread up` runs workers, too."""
-    from coread.orthanc_process import become_orthanc
+    from coread.logs import configure_logs
+    from coread.orthanc_process import run_orthanc
 
-    become_orthanc(_settings(context), settings_file=context.obj)
+    configure_logs()
+    sys.exit(run_orthanc(_settings(context), settings_file=context.obj))
 
 
 @coread.command()

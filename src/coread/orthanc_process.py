@@ -1,27 +1,36 @@
 """How Orthanc is started with the plugin: its configuration file, its environment, and its start alone."""
 
+import ctypes
 import fcntl
 import json
 import os
+import signal
 import site
 import socket
-import sys
+import subprocess
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from shutil import which
-from typing import IO, NoReturn
+from typing import IO
 
 from sqlalchemy import make_url
 
 from coread.errors import ConfigurationError
+from coread.logs import logger
 from coread.settings import FILE_VARIABLE, PacsSettings, Settings
 from coread.settings_dicom import SenderSettings
 from coread.settings_worklist import WorklistSettings
+from coread.watchdog import watchdog_of
 
 PLUGIN_SCRIPT = Path(__file__).parent / "plugin" / "entry" / "coread_orthanc.py"
 PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
 INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
 POSTGRESQL_PORT = 5432
+LOOK_S = 0.5
+SIGNALLED = 128
+"""What a shell adds to the number of the signal that has ended a process."""
+PR_SET_PDEATHSIG = 1
 ANYTHING = frozenset({"store", "find", "get", "move"})
 
 
@@ -215,11 +224,39 @@ def lock_data_folder(data_folder: Path) -> IO[str]:
     return lock
 
 
-def become_orthanc(settings: Settings, *, settings_file: Path | None) -> NoReturn:
-    """``coread orthanc``: this process becomes Orthanc with the plugin. Raises ConfigurationError if it cannot."""
+def run_orthanc(settings: Settings, *, settings_file: Path | None) -> int:
+    """``coread orthanc``: run Orthanc with the plugin until it ends, by itself or because it or we are told to.
+
+    Its exit status, as a shell has it, or 1 if it hung and was killed: a container or service starts again then.
+    Raises ConfigurationError if it cannot be started.
+    """
     program = find_orthanc(settings)
-    lock = lock_data_folder(settings.data_folder)
-    os.set_inheritable(lock.fileno(), True)  # noqa: FBT003  # Orthanc holds it until it ends
-    configuration = write_configuration(settings)
-    sys.stdout.flush()
-    os.execve(program, [program, str(configuration)], child_environment(settings_file))  # noqa: S606  # no shell
+    with lock_data_folder(settings.data_folder) as lock:
+        process = subprocess.Popen(
+            [program, str(write_configuration(settings))],
+            env=child_environment(settings_file),
+            pass_fds=[lock.fileno()],  # if we are killed, Orthanc holds it until it has ended
+            preexec_fn=die_with_parent,
+        )
+        watchdog = watchdog_of(settings)
+
+        def pass_on(received: int, _frame: object) -> None:
+            watchdog.stop()  # one that ends does not answer either
+            process.send_signal(received)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, pass_on)
+        watchdog.start()
+        while not watchdog.is_hung:
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(LOOK_S)
+                return status if status >= 0 else SIGNALLED - status
+        logger().error("Orthanc runs and does not answer; killed")
+        process.kill()
+        process.wait()
+    return 1
+
+
+def die_with_parent() -> None:
+    """In a new process: have it end with its parent, even if that is killed; nobody would stop it, and it has ports."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

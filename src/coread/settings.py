@@ -64,6 +64,8 @@ class OrthancSettings(Section):
     """Whether the DICOM server refuses who calls it by another title than `aet`."""
     check_sender_host: bool = False
     """Whether it refuses who calls under a known title from another address; needs `[[sender]]`."""
+    restart_silent_s: Annotated[float, Field(ge=0)] = 120.0
+    """An Orthanc that runs and answers no more for this long is killed and started again; 0: never."""
 
     @model_validator(mode="after")
     def _others_are_asked(self) -> Self:

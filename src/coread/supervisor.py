@@ -1,6 +1,5 @@
-"""``coread up``: Orthanc with the plugin, workers and the courier, started, restarted if they die, and stopped."""
+"""``coread up``: Orthanc with the plugin, workers and the courier, started, restarted if need be, and stopped."""
 
-import ctypes
 import signal
 import socket
 import subprocess
@@ -8,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Self
@@ -20,6 +20,7 @@ from coread.logs import logger
 from coread.models.catalogue import check_routes, installed_models
 from coread.orthanc_process import (
     child_environment,
+    die_with_parent,
     find_orthanc,
     free_port,
     lock_data_folder,
@@ -27,6 +28,7 @@ from coread.orthanc_process import (
 )
 from coread.routes import check_keywords
 from coread.settings import Settings
+from coread.watchdog import Watchdog, watchdog_of
 from coread.workers.route_facts import pydicom_dictionary
 
 START_TIMEOUT_S = 60.0
@@ -37,7 +39,6 @@ STABLE_AFTER_S = 60.0
 """A process that lived this long is restarted at once; one that dies sooner waits longer each time."""
 EXIT_CONFIGURATION = 2
 """The exit status by which a child says that restarting it is of no use."""
-PR_SET_PDEATHSIG = 1
 GPUS = Path("/proc/driver/nvidia/gpus")
 """Has an entry for each of NVIDIA's GPUs, and can be counted without loading CUDA."""
 
@@ -50,6 +51,8 @@ class Child:
     command: Sequence[str]
     log: Path
     environment: dict[str, str]
+    watched_by: Callable[[], Watchdog] | None = None
+    """Makes what notices that the process hangs, anew at each start."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restart_at: float = 0.0
@@ -57,6 +60,7 @@ class Child:
     has_proved_itself: bool = False
     """Whether it ever lived for STABLE_AFTER_S."""
     _output: IO[bytes] | None = field(default=None, repr=False)
+    _watchdog: Watchdog | None = field(default=None, repr=False)
 
     def start(self) -> None:
         """Start the process in a session of its own, so that a Ctrl-C reaches only the supervisor."""
@@ -69,12 +73,16 @@ class Child:
             stdin=subprocess.DEVNULL,
             env=self.environment,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self.started_at = time.monotonic()
+        if self.watched_by is not None:
+            self._watchdog = self.watched_by()
+            self._watchdog.start()
 
     def stop(self) -> None:
         """Ask the process to end, and kill it if it does not."""
+        self._let_watchdog_go()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -88,13 +96,20 @@ class Child:
             self._output = None
 
     def revive(self) -> None:
-        """Restart the process if it has ended. Raises ConfigurationError if that is of no use.
+        """Restart the process if it has ended, or hangs. Raises ConfigurationError if that is of no use.
 
         A process that has proved itself meets a settings file that was broken since: it comes back when that is
         mended, and the others go on with the settings that they have.
         """
-        if self.process is None or self.process.poll() is None:
+        if self.process is None:
             return
+        if self.process.poll() is None:
+            if self._watchdog is None or not self._watchdog.is_hung:
+                return
+            logger().error("process runs and does not answer; killed", process=self.name)
+            self.process.kill()
+            self.process.wait()
+        self._let_watchdog_go()
         now = time.monotonic()
         if self.restart_at <= self.started_at:  # just found dead
             status = self.process.returncode
@@ -107,6 +122,11 @@ class Child:
             logger().warning("process ended; restarting", process=self.name, status=status, wait_s=wait_s)
         if now >= self.restart_at:
             self.start()
+
+    def _let_watchdog_go(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
 
 
 class Supervisor:
@@ -145,7 +165,8 @@ class Supervisor:
             if self.settings.delivery.port:
                 _require_free(self.settings.delivery.port)
             Ledger(self.settings.ledger_url).migrate()
-            self._start("orthanc", [self._executable, str(write_configuration(self.settings))])
+            command = [self._executable, str(write_configuration(self.settings))]
+            self._start("orthanc", command, watched_by=partial(watchdog_of, self.settings))
             self._wait_until_ready()
             for number, environment in enumerate(_workers(self.settings), start=1):
                 name = "worker" if number == 1 else f"worker-{number}"
@@ -165,15 +186,27 @@ class Supervisor:
         self._stop()
 
     def watch(self, until: Callable[[], bool], *, pause_s: float = 0.5) -> None:
-        """Restart what dies, until ``until`` says stop."""
+        """Restart what dies or hangs, until ``until`` says stop."""
         while not until():
             for child in self._children:
                 child.revive()
             time.sleep(pause_s)
 
-    def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
-        log = self.settings.log_folder / f"{name}.log"
-        child = Child(name=name, command=command, log=log, environment={**self._environment, **environment})
+    def _start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] = MappingProxyType({}),
+        *,
+        watched_by: Callable[[], Watchdog] | None = None,
+    ) -> None:
+        child = Child(
+            name=name,
+            command=command,
+            log=self.settings.log_folder / f"{name}.log",
+            environment={**self._environment, **environment},
+            watched_by=watched_by,
+        )
         self._children.append(child)
         child.start()
 
@@ -233,8 +266,3 @@ def _require_free(port: int) -> None:
                 f"port {port} is taken by another program, such as Debian's own Orthanc service or another Coread; "
                 "stop it, or set orthanc.http_port, orthanc.dicom_port or delivery.port to another port"
             ) from error
-
-
-def _die_with_parent() -> None:
-    # If the supervisor is killed, its children must not stay behind and hold the ports.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
