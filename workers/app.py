@@ -27,6 +27,7 @@ from coread.models.catalogue import check_routes, installed_models
 from coread.models.runner import choose_device
 from coread.process_report import ProcessKind
 from coread.pulse import Pulse
+from coread.scratch import sweep
 from coread.settings import Settings
 from coread.workers import volume
 from coread.workers.clerk import Clerk
@@ -47,6 +48,7 @@ def run_worker(settings: Settings) -> None:
     check_routes(settings, models)
     ledger = open_desk(settings.ledger_url, login=settings.orthanc_login)
     ledger.check_version()
+    sweep()
     warm = warm_models(settings, models)
     with uncollected():
         # Each is described when it is loaded: it may be unloaded for the next one.

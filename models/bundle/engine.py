@@ -2,8 +2,6 @@
 
 import logging
 import re
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +44,7 @@ from coread.models.manifest import Manifest
 from coread.models.metadata import find_metadata
 from coread.models.prepared import Prepared
 from coread.models.tasks import inputs_of
+from coread.scratch import new_folder
 
 REFERENCE_KEYS = ("label", "gt", "reference")
 """What data sets call what a model is compared with."""
@@ -325,15 +324,18 @@ class BundleEngine:
         if self.way == "memory":
             yield {}
             return
-        with tempfile.TemporaryDirectory(prefix="coread-input-") as folder:
+        folder, remove = new_folder()
+        try:
             keys = [series.key or (list(inputs_of(self.metadata)) or ["image"])[0] for series in self.manifest.series]
             files: dict[str, list[str]] = {}
             for number, (key, channel) in enumerate(zip(keys, channels, strict=True)):
-                path = Path(folder) / f"channel{number}.nii.gz"
+                path = folder / f"channel{number}.nii.gz"
                 tensor = channel.tensor() if isinstance(channel, GridImage) else channel
                 nibabel.Nifti1Image(tensor.numpy(), tensor.affine.numpy()).to_filename(path)
                 files.setdefault(key, []).append(str(path))
             yield {key: each[0] if len(each) == 1 else each for key, each in files.items()}
+        finally:
+            remove()
 
     def _raw_output(self, evaluator: Any, calls: Sequence[Call]) -> RawOutput:
         output, batch = evaluator.state.output, evaluator.state.batch
@@ -411,8 +413,8 @@ def _narrow(evaluator: Any) -> bool:
 
 def private_folder(owner: object) -> tuple[Path, Callable[[], object]]:
     """A folder that is deleted when its owner is gone, or by a call of the second."""
-    folder = Path(tempfile.mkdtemp(prefix="coread-bundle-"))
-    return folder, weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    folder, remove = new_folder()
+    return folder, weakref.finalize(owner, remove)
 
 
 def _first(output: Any) -> Mapping[str, Any]:

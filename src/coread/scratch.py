@@ -1,0 +1,46 @@
+"""Temporary folders that do not outlive their process, even if that is killed: the next one that starts removes them.
+
+What a bundle is given lies in them, a patient's pixels among it.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+PREFIX = "coread-scratch-"
+
+
+def new_folder() -> tuple[Path, Callable[[], None]]:
+    """A folder that only this user can read, and what removes it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # nobody has swept it up before it was locked
+            return folder, partial(_remove, folder, lock)
+        os.close(lock)
+
+
+def sweep() -> int:
+    """Remove what processes have left that were killed; how many folders. The system frees a lock with its holder."""
+    removed = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # in use, another user's, or gone meanwhile
+            lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+                removed += 1
+            finally:
+                os.close(lock)
+    return removed
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
