@@ -37,6 +37,7 @@ from coread.models.bundle.trust import NO_TRUST, Trust
 from coread.models.forward.engines import EAGER
 from coread.models.manifest import Manifest
 from coread.models.prediction import Box, Point, Prediction
+from coread.scratch import sweep
 from coread.volume import Volume
 from coread.waveform import Waveform
 
@@ -131,6 +132,7 @@ class IsolatedReader:
                 if pipe:
                     pipe.close()
             self._process = None
+            sweep()  # it had no time to remove its own folders
 
     def _ready(self) -> None:
         if self._process is not None and self._process.poll() is None:

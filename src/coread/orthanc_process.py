@@ -21,16 +21,18 @@ from coread.logs import logger
 from coread.settings import FILE_VARIABLE, PacsSettings, Settings
 from coread.settings_dicom import SenderSettings
 from coread.settings_worklist import WorklistSettings
-from coread.watchdog import watchdog_of
+from coread.watchdog import HUNG, watchdog_of
 
 PLUGIN_SCRIPT = Path(__file__).parent / "plugin" / "entry" / "coread_orthanc.py"
 PLUGINS = ("libOrthancPython.so", "libOrthancDicomWeb.so")
 INDEX_PLUGIN = "libOrthancPostgreSQLIndex.so"
 POSTGRESQL_PORT = 5432
-LOOK_S = 0.5
+LOOK_S = 0.2
 SIGNALLED = 128
 """What a shell adds to the number of the signal that has ended a process."""
 PR_SET_PDEATHSIG = 1
+PRCTL = ctypes.CDLL(None).prctl
+"""Looked up here: between fork and exec, another thread may hold whatever that needs."""
 ANYTHING = frozenset({"store", "find", "get", "move"})
 
 
@@ -231,27 +233,28 @@ def run_orthanc(settings: Settings, *, settings_file: Path | None) -> int:
     Raises ConfigurationError if it cannot be started.
     """
     program = find_orthanc(settings)
+    told: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: told.append(received))
+    signal.signal(signal.SIGHUP, lambda _received, _frame: None)  # a terminal that is closed ends no service
     with lock_data_folder(settings.data_folder) as lock:
         process = subprocess.Popen(
             [program, str(write_configuration(settings))],
             env=child_environment(settings_file),
             pass_fds=[lock.fileno()],  # if we are killed, Orthanc holds it until it has ended
+            start_new_session=True,  # a Ctrl-C reaches us alone: of a second signal Orthanc would end at once
             preexec_fn=die_with_parent,
         )
         watchdog = watchdog_of(settings)
-
-        def pass_on(received: int, _frame: object) -> None:
-            watchdog.stop()  # one that ends does not answer either
-            process.send_signal(received)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, pass_on)
         watchdog.start()
         while not watchdog.is_hung:
             with suppress(subprocess.TimeoutExpired):
                 status = process.wait(LOOK_S)
                 return status if status >= 0 else SIGNALLED - status
-        logger().error("Orthanc runs and does not answer; killed")
+            if told and not watchdog.is_stopped:
+                watchdog.stop()  # one that ends does not answer either
+                process.send_signal(told[0])
+        logger().error(HUNG, process="orthanc")
         process.kill()
         process.wait()
     return 1
@@ -259,4 +262,4 @@ def run_orthanc(settings: Settings, *, settings_file: Path | None) -> int:
 
 def die_with_parent() -> None:
     """In a new process: have it end with its parent, even if that is killed; nobody would stop it, and it has ports."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -19,18 +19,22 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
     """A folder that only this user can read, and what removes it."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # nobody has swept it up before it was locked
-            return folder, partial(_remove, folder, lock)
-        os.close(lock)
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks: nobody sweeps there either
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, partial(_remove, folder, lock)
+            os.close(lock)
+        # Somebody has swept it up before it was locked.
 
 
 def sweep() -> int:
     """Remove what processes have left that were killed; how many folders. The system frees a lock with its holder."""
     removed = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # in use, another user's, or gone meanwhile
+        # In use, another user's, gone meanwhile, or nested too deeply by whoever wanted to stop us.
+        with suppress(OSError, RecursionError):
             lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,7 +28,7 @@ from coread.orthanc_process import (
 )
 from coread.routes import check_keywords
 from coread.settings import Settings
-from coread.watchdog import Watchdog, watchdog_of
+from coread.watchdog import HUNG, Watchdog, watchdog_of
 from coread.workers.route_facts import pydicom_dictionary
 
 START_TIMEOUT_S = 60.0
@@ -106,9 +106,10 @@ class Child:
         if self.process.poll() is None:
             if self._watchdog is None or not self._watchdog.is_hung:
                 return
-            logger().error("process runs and does not answer; killed", process=self.name)
+            logger().error(HUNG, process=self.name)
+            self._let_watchdog_go()
             self.process.kill()
-            self.process.wait()
+            return  # it is found dead as soon as it is: one that waits for a disk takes its time
         self._let_watchdog_go()
         now = time.monotonic()
         if self.restart_at <= self.started_at:  # just found dead

@@ -5,31 +5,36 @@ and the sender keeps what it has not.
 """
 
 import threading
+import time
 from collections.abc import Callable
 
 import httpx
 
 from coread.settings import Settings
 
+HUNG = "process runs and does not answer; killed"
+"""What is said in the log of whoever kills it."""
 MISSES = 12
-"""So many questions in a row must stay without an answer. A machine that was suspended has missed one."""
+"""So many questions in a row must have no answer, besides the time: a machine that was suspended has missed one."""
 SHORTEST_TIMEOUT_S = 1.0
 
 
 def pause_of(silent_s: float) -> float:
-    """Seconds between two questions, and as many for an answer, so that ``MISSES`` take ``silent_s``."""
+    """Seconds between two questions, and as many for an answer, so that ``MISSES`` take no more than ``silent_s``."""
     return silent_s / MISSES / 2
 
 
 class Watchdog:
     """Asks, in a thread, whether one process lives, from its start to its end."""
 
-    def __init__(self, lives: Callable[[], bool], *, silent_s: float) -> None:
-        """``lives``: asks once. ``silent_s``: without an answer for so long, the process hangs; 0: it never does."""
-        self._lives = lives
+    def __init__(
+        self, answers: Callable[[], bool], *, silent_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``answers``: asks once. ``silent_s``: without an answer for so long, the process hangs; 0: it never does."""
+        self._answers, self._silent_s, self._clock = answers, silent_s, clock
         self._pause_s = pause_of(silent_s)
         self._stop = threading.Event()
-        self._has_lived = False
+        self._answered_at: float | None = None
         self._missed = 0
         self._thread = threading.Thread(target=self._run, name="coread-watchdog", daemon=True)
 
@@ -43,31 +48,50 @@ class Watchdog:
         self._stop.set()
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether it asks no more."""
+        return self._stop.is_set()
+
+    @property
     def is_hung(self) -> bool:
         """Whether the process hangs. One that has never answered starts yet: a large index takes its time."""
-        return self._has_lived and self._missed >= MISSES and not self._stop.is_set()
+        if self._answered_at is None or self._missed < MISSES or self.is_stopped:
+            return False
+        return self._clock() - self._answered_at >= self._silent_s
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s):
-            self.note(lives=self._lives())
+            self.note(answered=self._answers())
 
-    def note(self, *, lives: bool) -> None:
+    def note(self, *, answered: bool) -> None:
         """Take down one answer, or that there was none."""
-        self._missed = 0 if lives else self._missed + 1
-        self._has_lived |= lives
+        if answered:
+            self._answered_at, self._missed = self._clock(), 0
+        else:
+            self._missed += 1
 
 
 def watchdog_of(settings: Settings) -> Watchdog:
-    """The watchdog of the Orthanc that is started on this machine with these settings."""
-    silent_s = settings.orthanc.restart_silent_s
-    timeout_s = max(pause_of(silent_s), SHORTEST_TIMEOUT_S)
-    url = f"http://127.0.0.1:{settings.orthanc.http_port}/coread/health/live"
+    """The watchdog of the Orthanc that is started on this machine with these settings.
 
-    def lives() -> bool:
+    Whatever the plugin answers is an answer, "not alive", too: a restart would only interrupt an intake that has much
+    to do. Orthanc itself turns away who gives no password, so the question gives it.
+    """
+    silent_s = settings.orthanc.restart_silent_s
+    url = f"http://127.0.0.1:{settings.orthanc.http_port}/coread/health/live"
+    client = httpx.Client(
+        auth=settings.orthanc_login,
+        headers={"Connection": "close"},  # of Orthanc's threads none is kept for it
+        timeout=max(pause_of(silent_s), SHORTEST_TIMEOUT_S),
+        trust_env=False,
+        verify=False,  # noqa: S501  # there is no TLS here, so certificates need not be read
+    )
+
+    def answers() -> bool:
         try:
-            answer = httpx.get(url, auth=settings.orthanc_login, timeout=timeout_s, trust_env=False)
+            client.get(url)
         except httpx.TransportError:
             return False
-        return not answer.is_server_error  # 503: the intake does not live. Whoever refuses us does.
+        return True
 
-    return Watchdog(lives, silent_s=silent_s)
+    return Watchdog(answers, silent_s=silent_s)

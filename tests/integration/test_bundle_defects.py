@@ -1,5 +1,6 @@
 """Bundles that are wrong in a way that nobody would see in the result: each is an error."""
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from coread.errors import ModelError, OutOfMemory
 from coread.models.bundle.isolation import IsolatedReader
 from coread.models.manifest import load_manifest
+from coread.scratch import PREFIX
 from coread.volume import Volume
 from coread.workers.resample import onto
 from tests import zoo
@@ -189,11 +191,19 @@ def of(value: float) -> Volume:
     return volume_in_plane("axial", array=np.full((6, 20, 14), value, np.float32))
 
 
-def test_a_bundle_that_never_answers_is_ended(tmp_path: Path) -> None:
+def test_a_bundle_that_never_answers_is_ended_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     with isolated(tmp_path, "time.sleep(60) if x.max() > 5 else x * 0 + 1", time_s=2.0) as reader:
         with pytest.raises(ModelError, match="expected an answer within 2 s"):
             reader.predict([of(9)])
+        assert len(list(temporary.glob(f"{PREFIX}*"))) == 1, "its home, which is the worker's"
         assert (reader.predict([of(1)]).layers[0] == 1).all()
+    assert list(temporary.iterdir()) == []
 
 
 GARBAGE = """

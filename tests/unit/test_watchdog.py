@@ -13,10 +13,24 @@ from coread.watchdog import MISSES, Watchdog
 SOON_S = 20.0
 
 
-def told(answers: Sequence[bool] = ()) -> Watchdog:
-    watchdog = Watchdog(lambda: True, silent_s=0.0)
-    for lives in answers:
-        watchdog.note(lives=lives)
+SILENT_S = 120.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def told(answers: Sequence[bool] = (), *, every_s: float = SILENT_S / MISSES) -> Watchdog:
+    """A watchdog that was told these answers, one after the other."""
+    clock = Clock()
+    watchdog = Watchdog(lambda: True, silent_s=SILENT_S, clock=clock)
+    for answered in answers:
+        clock.now += every_s
+        watchdog.note(answered=answered)
     return watchdog
 
 
@@ -34,6 +48,11 @@ def told(answers: Sequence[bool] = ()) -> Watchdog:
 )
 def test_who_has_answered_and_then_does_not_for_long_hangs(answers: list[bool], is_hung: bool) -> None:
     assert told(answers).is_hung == is_hung
+
+
+def test_both_the_time_must_have_passed_and_the_questions_been_asked() -> None:
+    assert not told([True] + [False] * 2 * MISSES, every_s=1.0).is_hung, "refused at once, time and again"
+    assert not told([True, False], every_s=10 * SILENT_S).is_hung, "the machine was suspended"
 
 
 def test_who_was_told_to_end_may_take_his_time() -> None:
@@ -70,11 +89,10 @@ def test_a_process_that_hangs_is_killed_and_its_successor_is_watched_anew(tmp_pa
         first = child.process
         child.revive()
         assert child.process is first, "it does not hang"
-        for lives in [True] + [False] * MISSES:
-            watchdogs[0].note(lives=lives)
+        watchdogs[0]._answered_at, watchdogs[0]._missed = -SILENT_S, MISSES
         child.revive()
         assert first is not None
-        assert first.poll() is not None, "killed"
+        assert first.wait(SOON_S) < 0, "killed"
         deadline = time.monotonic() + SOON_S
         while child.process is first and time.monotonic() < deadline:
             child.revive()
