@@ -112,6 +112,7 @@ def test_what_stands_in_a_header_is_text_and_nothing_of_it_runs(system: System, 
 def test_nothing_is_offered_until_it_is_known_who_looks(system: System, browser: Browser, seen: Seen) -> None:
     with opened(browser, f"{system.running.http_url}/coread/ui") as watched:
         page = watched.page
+        page.goto("about:blank")  # what the first page still asks is not held
         held: list[Route] = []
         page.route("**/coread/me", lambda route: held.append(route))  # Playwright takes no built-in
         page.goto(f"{system.running.http_url}/coread/ui/study/{seen.orthanc_id}")
