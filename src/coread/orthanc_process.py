@@ -8,8 +8,8 @@ import signal
 import site
 import socket
 import subprocess
+import time
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from shutil import which
 from typing import IO
@@ -248,12 +248,12 @@ def run_orthanc(settings: Settings, *, settings_file: Path | None) -> int:
         watchdog = watchdog_of(settings)
         watchdog.start()
         while not watchdog.is_hung:
-            with suppress(subprocess.TimeoutExpired):
-                status = process.wait(LOOK_S)
+            if (status := process.poll()) is not None:
                 return status if status >= 0 else SIGNALLED - status
             if told and not watchdog.is_stopped:
                 watchdog.stop()  # one that ends does not answer either
                 process.send_signal(told[0])
+            time.sleep(LOOK_S)  # a wait with a time limit would look every 50 ms
         logger().error(HUNG, process="orthanc")
         process.kill()
         process.wait()

@@ -82,7 +82,7 @@ class Child:
 
     def stop(self) -> None:
         """Ask the process to end, and kill it if it does not."""
-        self._let_watchdog_go()
+        self._stop_watchdog()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -104,13 +104,12 @@ class Child:
         if self.process is None:
             return
         if self.process.poll() is None:
-            if self._watchdog is None or not self._watchdog.is_hung:
-                return
-            logger().error(HUNG, process=self.name)
-            self._let_watchdog_go()
-            self.process.kill()
-            return  # it is found dead as soon as it is: one that waits for a disk takes its time
-        self._let_watchdog_go()
+            if self._watchdog is not None and self._watchdog.is_hung:
+                logger().error(HUNG, process=self.name)
+                self._stop_watchdog()
+                self.process.kill()  # it is found dead as soon as it is: one that waits for a disk takes its time
+            return
+        self._stop_watchdog()
         now = time.monotonic()
         if self.restart_at <= self.started_at:  # just found dead
             status = self.process.returncode
@@ -124,10 +123,9 @@ class Child:
         if now >= self.restart_at:
             self.start()
 
-    def _let_watchdog_go(self) -> None:
+    def _stop_watchdog(self) -> None:
         if self._watchdog is not None:
             self._watchdog.stop()
-            self._watchdog = None
 
 
 class Supervisor:

@@ -22,6 +22,7 @@ from coread.plugin.denials import EVERY, KINDS, Denial, Denials
 from coread.plugin.gate import Gate
 from coread.settings import load_settings
 from coread.supervisor import Supervisor
+from tests.orthanc_at_start import OrthancAtStart
 from tests.support import NOW, program
 
 USERS = """
@@ -104,29 +105,8 @@ def routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[st
     orthanc = OrthancAtStart()
     service.start(orthanc)
     assert [path for path, _callback in orthanc.registered] == list(gates[0].routes), "each through the gate"
-    assert orthanc.filters == 1
+    assert orthanc.asked["RegisterIncomingHttpRequestFilter"] == 1
     return {path: dict(of) for path, of in gates[0].routes.items()}
-
-
-class OrthancAtStart(SimpleNamespace):
-    """Takes what the plugin registers, and never starts."""
-
-    HttpMethod = SimpleNamespace(GET=1, POST=2, PUT=3, DELETE=4)
-
-    def __init__(self) -> None:
-        super().__init__(registered=[], filters=0)
-
-    def RegisterRestCallback(self, path: str, callback: Callable[..., None]) -> None:  # noqa: N802
-        self.registered.append((path, callback))
-
-    def RegisterIncomingHttpRequestFilter(self, _filter: Callable[..., bool]) -> None:  # noqa: N802
-        self.filters += 1
-
-    def GetConfiguration(self) -> str:  # noqa: N802  # Orthanc's name
-        return "{}"
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *_arguments, **_more: ""
 
 
 def example_of(pattern: str) -> str:

@@ -6,9 +6,7 @@ service that takes that lock, asked for meanwhile, stops Orthanc for good.
 
 import ast
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +15,7 @@ from coread.plugin.facts import dictionary_of
 from coread.plugin.route_table import RouteTable
 from coread.plugin.service import Service
 from coread.settings import load_settings
+from tests.orthanc_at_start import OrthancAtStart
 
 ENUMERATIONS = {"ChangeType", "HttpMethod", "OrthancException", "ResourceType"}
 FREE = {"GetConfiguration", "GetGlobalProperty", "LookupDictionary", "SetGlobalProperty"}
@@ -31,26 +30,6 @@ AT_START = {
 """Orthanc takes the lock for them; at the start it does not take images yet."""
 
 
-class Orthanc:
-    """Counts what it is asked for."""
-
-    def __init__(self) -> None:
-        self.asked: Counter[str] = Counter()
-
-    def GetConfiguration(self) -> str:  # noqa: N802  # Orthanc's name
-        return "{}"
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name == "HttpMethod":
-            return type("HttpMethod", (), {"GET": 1, "POST": 2, "PUT": 3, "DELETE": 4})
-
-        def service(*_arguments: Any) -> str:
-            self.asked[name] += 1
-            return f"{name} {self.asked[name]}"
-
-        return service
-
-
 def test_the_token_is_made_once_and_before_orthanc_takes_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,7 +37,7 @@ def test_the_token_is_made_once_and_before_orthanc_takes_images(
     file.write_text('data_folder = "data"\n')
     monkeypatch.setenv("COREAD_CONFIG", str(file))
     assert load_settings(file).data_folder == tmp_path / "data"
-    orthanc = Orthanc()
+    orthanc = OrthancAtStart()
     plugin = Service(orthanc, RouteTable(file, dictionary=dictionary_of(orthanc)))
     plugin.register()
     assert orthanc.asked["GenerateRestApiAuthorizationToken"] == 1

@@ -11,8 +11,6 @@ from coread.supervisor import Child
 from coread.watchdog import MISSES, Watchdog
 
 SOON_S = 20.0
-
-
 SILENT_S = 120.0
 
 
